@@ -1,1 +1,17 @@
+//! The deterministic core of Conclave: no clock, no socket, no disk, no thread.
+//!
+//! Reading order: [`types`], [`quorum`], [`message`], [`engine`] (the seam), [`replica`] (effects in
+//! order), then one engine. Papers: Castro and Liskov, "Practical Byzantine Fault Tolerance"
+//! (OSDI'99), cited as OSDI'99 §x throughout.
 
+#![warn(missing_docs)]
+
+pub mod engine;
+pub mod membership;
+pub mod message;
+pub mod quorum;
+pub mod replica;
+pub mod state_machine;
+pub mod storage;
+pub mod types;
+pub mod wire;
