@@ -5,9 +5,7 @@
 //! [`BlockHeader`] is what executing a batch yields; an [`Attestation`] is one replica's word that
 //! it executed that block, and f+1 of them are a proof.
 
-use crate::types::{
-    ClientId, Epoch, ReplicaId, RequestNumber, Sequence, SessionId, Timestamp,
-};
+use crate::types::{ClientId, Epoch, ReplicaId, RequestNumber, Sequence, SessionId, Timestamp};
 use crate::wire::{self, WireError};
 use conclave_crypto::digest::{Digest, digest};
 use conclave_crypto::merkle::MerklePath;
@@ -241,22 +239,22 @@ impl SignedRequest {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct SignedRequestWire<'a>(
-    #[serde(with = "serde_bytes")] std::borrow::Cow<'a, [u8]>,
-    Signature,
-);
+#[derive(Serialize)]
+struct SignedRequestRef<'a>(#[serde(with = "serde_bytes")] &'a [u8], Signature);
+
+#[derive(Deserialize)]
+struct SignedRequestOwned(#[serde(with = "serde_bytes")] Vec<u8>, Signature);
 
 impl Serialize for SignedRequest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        SignedRequestWire((&self.bytes[..]).into(), self.signature).serialize(serializer)
+        SignedRequestRef(&self.bytes, self.signature).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for SignedRequest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let SignedRequestWire(bytes, signature) = SignedRequestWire::deserialize(deserializer)?;
-        Self::from_parts(bytes.into_owned(), signature).map_err(serde::de::Error::custom)
+        let SignedRequestOwned(bytes, signature) = SignedRequestOwned::deserialize(deserializer)?;
+        Self::from_parts(bytes, signature).map_err(serde::de::Error::custom)
     }
 }
 
@@ -483,7 +481,7 @@ pub struct CheckpointCertificate {
 pub struct ResultEntry {
     /// The request's digest.
     pub request: Digest,
-    /// What the state machine answered; see [`crate::sessions::Outcome`] for its outer shape.
+    /// What execution answered.
     #[serde(with = "serde_bytes")]
     pub result: Vec<u8>,
     /// From [`result_leaf`] to the header's results root.

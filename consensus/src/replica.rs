@@ -73,7 +73,10 @@ impl<E: Engine> Replica<E> {
 
     /// Runs the engine on these inputs, in order.
     #[must_use]
-    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input<E::Message>>) -> Step<E::Message> {
+    pub fn step(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input<E::Message>>,
+    ) -> Step<E::Message> {
         let mut effects = Vec::new();
         for input in inputs {
             effects.append(&mut self.engine.handle(input));
