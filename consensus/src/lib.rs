@@ -6,7 +6,9 @@
 
 #![warn(missing_docs)]
 
+pub mod client_wire;
 pub mod engine;
+pub mod kv;
 pub mod membership;
 pub mod message;
 pub mod quorum;

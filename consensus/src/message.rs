@@ -476,6 +476,40 @@ pub struct CheckpointCertificate {
     pub signatures: Vec<(ReplicaId, Signature)>,
 }
 
+/// How an epoch ended: proves the next epoch to whoever knows this one's members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochEnd {
+    /// The last block of the epoch.
+    pub header: BlockHeader,
+    /// A quorum of the epoch's CHECKPOINTs at that block.
+    pub certificate: CheckpointCertificate,
+    /// The members that start after it; their digest stands in the header.
+    pub next: crate::membership::Membership,
+    /// The change that took effect: a rejoined replica votes only in an epoch its nonce began.
+    pub change: Change,
+}
+
+/// What the ledger knows when an engine starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerTip {
+    /// The last executed height.
+    pub height: Sequence,
+    /// Its header's hash; the cluster id at height 0.
+    pub header: Digest,
+    /// Members, epoch and first primary in force after it.
+    pub membership: crate::membership::Membership,
+    /// The epoch's base: 0, or the last block of the epoch before.
+    pub base: Sequence,
+    /// The newest stable checkpoint at or below the tip.
+    pub stable: Option<CheckpointCertificate>,
+    /// The newest checkpoint this ledger executed and synced, for which our own CHECKPOINT stands.
+    pub checkpoint: Option<Checkpoint>,
+    /// The change that took effect at the tip, when the tip ends an epoch whose end is not yet stable.
+    pub pending_epoch: Option<crate::engine::NextEpoch>,
+    /// How every earlier epoch ended, in order.
+    pub epoch_ends: Vec<EpochEnd>,
+}
+
 /// One answered request of a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultEntry {

@@ -92,16 +92,19 @@ impl<E: Engine> Replica<E> {
         let mut ready = Vec::new();
         let mut barrier = self.issued;
         for effect in effects {
-            match effect {
-                Effect::Persist(record) if record.lazy => self.lazy.push(record),
-                Effect::Persist(record) => {
+            if let Effect::Persist(record) = effect {
+                if record.lazy {
+                    self.lazy.push(record);
+                } else {
                     // Lazy records come first: they were emitted earlier.
                     records.append(&mut self.lazy);
                     records.push(record);
                     barrier = next;
                 }
-                other if self.waiting.is_empty() && barrier <= self.durable => ready.push(other),
-                other => self.waiting.push_back((barrier, other)),
+            } else if self.waiting.is_empty() && barrier <= self.durable {
+                ready.push(effect);
+            } else {
+                self.waiting.push_back((barrier, effect));
             }
         }
         if self.lazy.len() >= LAZY_MAX {

@@ -5,7 +5,7 @@
 //! [`StateView`], so that a block becomes visible as a whole.
 
 use crate::membership::{ClientEntry, Limits};
-use crate::storage::{StorageError, Table};
+use crate::storage::{Entry, StorageError, Table};
 use crate::types::{Sequence, Timestamp};
 
 /// What a transaction may know of its surroundings.
@@ -39,7 +39,7 @@ pub trait StateView {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError>;
+    ) -> Result<Vec<Entry>, StorageError>;
 
     /// Sets (`Some`) or removes (`None`) a key.
     fn set(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>);

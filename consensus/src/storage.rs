@@ -79,6 +79,9 @@ impl Table {
     }
 }
 
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// One change of a [`WriteBatch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -159,17 +162,13 @@ pub trait Storage: Send + Sync + 'static {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError>;
+    ) -> Result<Vec<Entry>, StorageError>;
 
     /// The last entry below `below` (or of the table).
     ///
     /// # Errors
     /// When the storage fails.
-    fn last(
-        &self,
-        table: Table,
-        below: Option<&[u8]>,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError>;
+    fn last(&self, table: Table, below: Option<&[u8]>) -> Result<Option<Entry>, StorageError>;
 
     /// Applies a batch atomically.
     ///
@@ -202,5 +201,5 @@ pub trait Snapshot: Send + Sync {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError>;
+    ) -> Result<Vec<Entry>, StorageError>;
 }
