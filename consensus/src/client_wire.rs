@@ -40,7 +40,7 @@ pub enum ClientFrame {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeFrame {
     /// Answers of one block, attested by this replica.
-    Replies(BlockReplies),
+    Replies(Box<BlockReplies>),
     /// Not accepted for ordering here, unproven; another replica may accept it.
     Busy {
         /// The request's digest.
