@@ -16,6 +16,7 @@
 //! 4. [`merkle`]: a binary Merkle tree whose root binds the number of leaves (in the spirit of RFC 6962 §2.1).
 //! 5. [`tls`]: the same keys as TLS 1.3 identities, as raw public keys (RFC 7250): there is no certificate, no
 //!    authority and nothing that expires.
+//! 6. [`framing`] and [`transport_limits`]: the hello, the frames and the QUIC limits that node and client share.
 //!
 //! # One rule of acceptance
 //!
@@ -36,12 +37,14 @@
 #![warn(missing_docs)]
 
 pub mod digest;
+pub mod framing;
 mod hex;
 pub mod keys;
 pub mod merkle;
 mod pem;
 pub mod signature;
 pub mod tls;
+pub mod transport_limits;
 
 pub use digest::{Digest, Hasher, digest};
 pub use hex::HexError;
