@@ -163,13 +163,12 @@ impl SecretKey {
         rand::rngs::SysRng
             .try_fill_bytes(seed.as_mut())
             .expect("the operating system's random source works");
-        Self(Box::new(ed25519_dalek::SigningKey::from_bytes(&seed)))
+        Self::from_seed_ref(&seed)
     }
 
     /// The key with this seed (the "private key" of RFC 8032 §5.1.5): whoever knows the seed has the key.
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        let seed = Zeroizing::new(seed);
-        Self(Box::new(ed25519_dalek::SigningKey::from_bytes(&seed)))
+        Self::from_seed_ref(&Zeroizing::new(seed))
     }
 
     /// The identity that goes with it.
@@ -199,8 +198,9 @@ impl SecretKey {
         self.0.as_bytes()
     }
 
-    pub(crate) fn from_signing_key(key: ed25519_dalek::SigningKey) -> Self {
-        Self(Box::new(key))
+    /// Takes the seed from where it lies, so that no copy of it is made on the way.
+    pub(crate) fn from_seed_ref(seed: &[u8; 32]) -> Self {
+        Self(Box::new(ed25519_dalek::SigningKey::from_bytes(seed)))
     }
 }
 

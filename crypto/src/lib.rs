@@ -6,7 +6,7 @@
 //!
 //! # Reading order
 //!
-//! 1. [`digest`]: SHA-256 (FIPS 180-4) behind domain separation. Two hashes of different purposes never share an
+//! 1. [`mod@digest`]: SHA-256 (FIPS 180-4) behind domain separation. Two hashes of different purposes never share an
 //!    input, so that a leaf can never pass for an inner node or a block for a batch.
 //! 2. [`keys`]: Ed25519 (RFC 8032) keys. [`PublicKey`] is 32 bytes that somebody claims to be a key; a
 //!    [`VerifyingKey`] is one that was checked. The difference is in the types, because a membership list or a request

@@ -17,10 +17,15 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
+use ed25519_dalek::pkcs8::{PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, SecretKey};
+
+const DER_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+const LABEL: &str = "PRIVATE KEY";
 
 /// A key file has 119 bytes; a larger one is something else, and is not read into memory.
 const FILE_BYTES_MAX: usize = 16 * 1024;
@@ -54,9 +59,7 @@ impl SecretKey {
         }
         let text = std::str::from_utf8(&text[..length])
             .map_err(|_| malformed("it is not text".to_owned()))?;
-        let key = ed25519_dalek::SigningKey::from_pkcs8_pem(text)
-            .map_err(|error| malformed(error.to_string()))?;
-        Ok(Self::from_signing_key(key))
+        parse(text).map_err(|reason| malformed(reason.to_owned()))
     }
 
     /// Writes a new key file with mode 0600, and returns once it is on disk.
@@ -67,7 +70,9 @@ impl SecretKey {
         let path = path.as_ref();
         let write = |source: io::Error| KeyError::Write { path: path.to_path_buf(), source };
 
-        let pem = self.keypair().to_pkcs8_pem(LineEnding::LF).expect("48 bytes of DER have a PEM");
+        let pem = SecretDocument::try_from(&self.to_pkcs8_der()[..])
+            .and_then(|document| document.to_pem(LABEL, LineEnding::LF))
+            .expect("48 bytes of DER have a PEM form");
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
                 |source| match source.kind() == io::ErrorKind::AlreadyExists {
@@ -88,13 +93,41 @@ impl SecretKey {
 
     /// The key as PKCS#8 version 1, for libraries that take no other form, such as rustls.
     pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
-        let document = self.keypair().to_pkcs8_der().expect("a seed has a DER form");
-        Zeroizing::new(document.as_bytes().to_vec())
+        let mut der = Zeroizing::new(Vec::with_capacity(DER_PREFIX.len() + 32));
+        der.extend_from_slice(&DER_PREFIX);
+        der.extend_from_slice(self.seed());
+        der
     }
+}
 
-    /// Without the public key, which is what makes it version 1.
-    fn keypair(&self) -> KeypairBytes {
-        KeypairBytes { secret_key: *self.seed(), public_key: None }
+/// Reads the text of a key file. Says what is wrong without repeating any of it.
+///
+/// The document is taken apart here, and not by the ready-made conversion, since that one leaves copies of the seed in
+/// memory that nobody zeroes.
+fn parse(text: &str) -> Result<SecretKey, &'static str> {
+    let (label, document) =
+        SecretDocument::from_pem(text).map_err(|_| "it is not one PEM document")?;
+    if label != LABEL {
+        return Err("it is a PEM document of another kind");
+    }
+    let info = PrivateKeyInfoRef::try_from(document.as_bytes())
+        .map_err(|_| "the PEM document does not hold PKCS#8")?;
+    let ed25519 = info.algorithm.oid == ed25519_dalek::ed25519::pkcs8::ALGORITHM_OID;
+    if !ed25519 || info.algorithm.parameters.is_some() {
+        return Err("it is a key for another algorithm");
+    }
+    let seed = info
+        .private_key
+        .as_bytes()
+        .strip_prefix(&[0x04, 0x20])
+        .and_then(|seed| <&[u8; 32]>::try_from(seed).ok())
+        .ok_or("the private key does not have 32 bytes")?;
+    let key = SecretKey::from_seed_ref(seed);
+    match info.public_key {
+        Some(stated) if stated.as_bytes() != Some(key.public().as_bytes()) => {
+            Err("its public key does not belong to its private key")
+        }
+        _ => Ok(key),
     }
 }
 
