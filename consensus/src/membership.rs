@@ -20,6 +20,9 @@ pub struct Member {
     pub key: PublicKey,
     /// Where its peers reach it: `host:port`.
     pub address: String,
+    /// Where clients reach it: `host:port`. Part of the membership, so that a client needs nothing
+    /// but the genesis, and learns of changes by the same proof as replicas do.
+    pub client_address: String,
 }
 
 /// The replicas of one epoch, sorted by id.
@@ -152,7 +155,7 @@ pub struct Genesis {
     pub protocol: String,
     /// What all agree on.
     pub limits: Limits,
-    /// Organizations in the order of the file.
+    /// The organizations' names, sorted.
     pub organizations: Vec<String>,
     /// The members of epoch 0.
     pub membership: Membership,
