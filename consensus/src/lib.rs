@@ -10,6 +10,7 @@ pub mod client_wire;
 pub mod engine;
 pub mod kv;
 pub mod membership;
+pub mod memory_storage;
 pub mod message;
 pub mod quorum;
 pub mod replica;
