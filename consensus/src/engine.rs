@@ -7,7 +7,7 @@
 //! slow work comes back as a later input. Time comes in Ticks.
 
 use crate::membership::Membership;
-use crate::message::{Batch, Change, CheckpointCertificate, SignedRequest};
+use crate::message::{Batch, BlockHeader, Change, CheckpointCertificate, SignedRequest};
 use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
@@ -42,6 +42,8 @@ pub enum Input<M> {
     Checkpointed(Checkpointed),
     /// State transfer put this certified state in place; the ledger stands at its height.
     Installed(CheckpointCertificate),
+    /// A connection to this peer came up: what was sent to it before may be lost.
+    Connected(ReplicaId),
 }
 
 /// What execution says of a checkpoint.
@@ -60,6 +62,8 @@ pub struct Checkpointed {
 /// The epoch that a block's change begins.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct NextEpoch {
+    /// The header of the block that ends the epoch before.
+    pub header: BlockHeader,
     /// Members and first primary of the new epoch.
     pub membership: Membership,
     /// What took effect: the new epoch belongs to this Rejoin's nonce.
@@ -77,6 +81,8 @@ pub enum Effect<M> {
         to: To,
         /// What.
         message: M,
+        /// Which Persists it waits for.
+        after: After,
     },
     /// Decided: in order, without gaps, each once.
     Commit(Committed),
@@ -120,6 +126,16 @@ pub enum Effect<M> {
     },
     /// Two signed statements that no correct replica makes.
     Evidence(Evidence),
+}
+
+/// Which Persists a Send waits for. Only [`crate::replica`] acts on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Every Persist that was emitted before it.
+    All,
+    /// The first so many Persists that the engine emitted since it was made, lazy ones not
+    /// counted; it may overtake what waits for later ones. 0 waits for nothing.
+    Persists(u64),
 }
 
 /// A decided batch.
@@ -246,8 +262,23 @@ pub struct Horizon {
     pub high: Sequence,
     /// Phases of low+1, low+2, …; sequences beyond are open.
     pub phases: Arc<Vec<Phase>>,
+    /// The last decided batch that was handed over; decided batches at or below it are known.
+    pub delivered: Sequence,
+    /// Earlier epochs of which decided batches are still missing here, in order.
+    pub earlier: Arc<Vec<Era>>,
     /// Largest batch and request, bytes and count.
     pub limits: Arc<crate::membership::Limits>,
+}
+
+/// An epoch that ended before this replica has all of its decided batches.
+#[derive(Debug, Clone)]
+pub struct Era {
+    /// Its members.
+    pub membership: Arc<Membership>,
+    /// Their keys, decompressed, by id.
+    pub keys: Arc<BTreeMap<ReplicaId, VerifyingKey>>,
+    /// Its last block; what this epoch decided above it is void.
+    pub end: Sequence,
 }
 
 /// Shared by all decoders: client keys, and the requests whose signature was already checked.

@@ -7,9 +7,10 @@
 //! gather into a larger one.
 //!
 //! Invariant: an effect leaves this module only after every non-lazy [`Record`] that the engine
-//! emitted before it is durable. Records that are lazy ride on the next write that is not.
+//! emitted before it is durable, save a Send that names how many of them it waits for
+//! ([`After::Persists`]). Records that are lazy ride on the next write that is not.
 
-use crate::engine::{Effect, Engine, Input, Record};
+use crate::engine::{After, Effect, Engine, Input, Record};
 use std::collections::VecDeque;
 
 /// Names a journal write. Writes are numbered from 1 without gaps.
@@ -44,6 +45,13 @@ pub struct Replica<E: Engine> {
     durable: WriteNumber,
     lazy: Vec<Record>,
     waiting: VecDeque<(WriteNumber, Effect<E::Message>)>,
+    /// Sends that wait for so many Persists, in the order they were emitted.
+    early: VecDeque<(u64, Effect<E::Message>)>,
+    /// Persists emitted, and how many of them are durable.
+    persists: u64,
+    persists_durable: u64,
+    /// Writes under way, with the count of Persists that each completes.
+    writes: VecDeque<(WriteNumber, u64)>,
 }
 
 impl<E: Engine> Replica<E> {
@@ -56,6 +64,10 @@ impl<E: Engine> Replica<E> {
             durable: WriteNumber(0),
             lazy: Vec::new(),
             waiting: VecDeque::new(),
+            early: VecDeque::new(),
+            persists: 0,
+            persists_durable: 0,
+            writes: VecDeque::new(),
         }
     }
 
@@ -68,7 +80,7 @@ impl<E: Engine> Replica<E> {
     /// How many effects wait for the journal.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.early.len()
     }
 
     /// Runs the engine on these inputs, in order.
@@ -100,6 +112,13 @@ impl<E: Engine> Replica<E> {
                     records.append(&mut self.lazy);
                     records.push(record);
                     barrier = next;
+                    self.persists += 1;
+                }
+            } else if let Effect::Send { after: After::Persists(count), .. } = effect {
+                if count <= self.persists_durable {
+                    ready.push(effect);
+                } else {
+                    self.early.push_back((count, effect));
                 }
             } else if self.waiting.is_empty() && barrier <= self.durable {
                 ready.push(effect);
@@ -112,6 +131,7 @@ impl<E: Engine> Replica<E> {
         }
         let write = (!records.is_empty()).then(|| {
             self.issued = next;
+            self.writes.push_back((next, self.persists));
             JournalWrite { number: next, records }
         });
         Step { write, ready }
@@ -125,7 +145,21 @@ impl<E: Engine> Replica<E> {
     pub fn written(&mut self, number: WriteNumber) -> Vec<Effect<E::Message>> {
         assert!(number <= self.issued, "write {number:?} was never issued");
         self.durable = self.durable.max(number);
+        while let Some((write, count)) = self.writes.front() {
+            if *write > self.durable {
+                break;
+            }
+            self.persists_durable = *count;
+            self.writes.pop_front();
+        }
         let mut ready = Vec::new();
+        for (count, effect) in std::mem::take(&mut self.early) {
+            if count <= self.persists_durable {
+                ready.push(effect);
+            } else {
+                self.early.push_back((count, effect));
+            }
+        }
         while let Some((barrier, _)) = self.waiting.front() {
             if *barrier > self.durable {
                 break;
