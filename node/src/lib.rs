@@ -1,1 +1,4 @@
+//! The node: storage, journal and, around them, the process.
 
+pub mod journal;
+pub mod storage;

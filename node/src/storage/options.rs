@@ -1,0 +1,167 @@
+//! RocksDB's settings, and why each differs from RocksDB's own choice.
+
+use super::Kind;
+use conclave_consensus::storage::Table;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
+    Options, ReadOptions, WriteBufferManager, WriteOptions,
+};
+
+/// Most memory that the unflushed writes of both instances take together. Bytes.
+const WRITE_BUFFERS_BYTES: usize = 96 << 20;
+/// The block cache of both instances, with their indexes and filters. Bytes.
+const CACHE_BYTES: usize = 32 << 20;
+/// One memtable of the journal. What is truncated before it is full never reaches a table file, so
+/// it is larger than the ledger's. Bytes.
+const JOURNAL_BUFFER_BYTES: usize = 32 << 20;
+/// One memtable of a busy ledger table. Bytes.
+const LEDGER_BUFFER_BYTES: usize = 16 << 20;
+/// Values from this size on live in blob files, so that compactions do not copy them. Bytes.
+const BLOB_BYTES_MIN: u64 = 1 << 10;
+/// Open files per instance; the default keeps every table file open for ever.
+const OPEN_FILES_MAX: i32 = 256;
+
+/// What the journal and the ledger of one process share: the block cache and the memory of
+/// unflushed writes. Cloning it shares it.
+#[derive(Clone)]
+pub struct SharedResources {
+    cache: Cache,
+    write_buffers: WriteBufferManager,
+}
+
+impl Default for SharedResources {
+    fn default() -> Self {
+        let cache = Cache::new_lru_cache(CACHE_BYTES);
+        // Without stalls: a replica that is over budget flushes earlier, and never stops voting.
+        let write_buffers =
+            WriteBufferManager::new_write_buffer_manager(WRITE_BUFFERS_BYTES, false);
+        Self { cache, write_buffers }
+    }
+}
+
+impl std::fmt::Debug for SharedResources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedResources").finish_non_exhaustive()
+    }
+}
+
+/// How an instance is opened, as far as RocksDB's settings differ by it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Create,
+    Serve,
+    Inspect,
+}
+
+/// Settings of a whole instance.
+pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(how == Use::Create);
+    options.create_missing_column_families(how == Use::Create);
+    options.set_error_if_exists(how == Use::Create);
+    options.set_paranoid_checks(true);
+    options.set_write_buffer_manager(&resources.write_buffers);
+    options.set_wal_recovery_mode(recovery(kind, how));
+    options.set_track_and_verify_wals_in_manifest(true);
+    // A recycled log cannot tell a torn last record from a garbled one.
+    options.set_recycle_log_file_num(0);
+    // One flush and one compaction at a time: two cores carry the whole replica.
+    options.set_max_background_jobs(2);
+    options.set_max_file_opening_threads(1);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    // Flushes and compactions reach the disk in small steps, between which the journal's syncs go.
+    options.set_bytes_per_sync(512 << 10);
+    options.set_max_total_wal_size(match kind {
+        Kind::Journal => 2 * JOURNAL_BUFFER_BYTES as u64,
+        Kind::Ledger => 8 * LEDGER_BUFFER_BYTES as u64,
+    });
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_max_manifest_file_size(4 << 20);
+    // RocksDB's own log: small, and only what an operator would act on.
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    // No periodic statistics: they only wake an idle process.
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options
+}
+
+/// What a damaged write-ahead log means.
+///
+/// The journal's every record was synced before it had an effect: only its last one may be cut. The
+/// ledger is not synced, so after a power loss its log may end in a hole; it is cut there, and
+/// brought forward from the journal. Whoever inspects a ledger wants to hear of it instead.
+fn recovery(kind: Kind, how: Use) -> DBRecoveryMode {
+    match (kind, how) {
+        (Kind::Ledger, Use::Create | Use::Serve) => DBRecoveryMode::PointInTime,
+        (Kind::Journal, _) | (Kind::Ledger, Use::Inspect) => {
+            DBRecoveryMode::TolerateCorruptedTailRecords
+        }
+    }
+}
+
+/// Every column family of an instance: one per table, and `default` for the instance's own facts.
+pub(super) fn column_families(
+    kind: Kind,
+    resources: &SharedResources,
+) -> Vec<ColumnFamilyDescriptor> {
+    let facts = ColumnFamilyDescriptor::new(super::FACTS, column_family(None, resources));
+    let tables = kind.tables().iter().map(|table| {
+        ColumnFamilyDescriptor::new(table.name(), column_family(Some(*table), resources))
+    });
+    std::iter::once(facts).chain(tables).collect()
+}
+
+fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
+    let mut options = Options::default();
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&resources.cache);
+    // Indexes and filters count against the cache, or they would grow with the ledger.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_optimize_filters_for_memory(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(match table {
+        Some(Table::Journal) => JOURNAL_BUFFER_BYTES,
+        Some(Table::Bodies | Table::Store | Table::Blocks | Table::Trie | Table::Staging) => {
+            LEDGER_BUFFER_BYTES
+        }
+        Some(
+            Table::Meta
+            | Table::Commits
+            | Table::Checkpoints
+            | Table::Sessions
+            | Table::Registry
+            | Table::Dirty
+            | Table::Evidence,
+        )
+        | None => LEDGER_BUFFER_BYTES / 4,
+    });
+    if table == Some(Table::Bodies) {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_BYTES_MIN);
+        options.set_blob_file_size(64 << 20);
+        options.set_blob_compression_type(DBCompressionType::Lz4);
+    }
+    options
+}
+
+/// How a batch is written.
+pub(super) fn write(synced: bool) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(synced);
+    options
+}
+
+/// How a range is read; `to` is exclusive.
+pub(super) fn range(to: Option<&[u8]>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_verify_checksums(true);
+    if let Some(to) = to {
+        options.set_iterate_upper_bound(to);
+    }
+    options
+}
