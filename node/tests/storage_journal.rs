@@ -1,0 +1,276 @@
+//! The journal keeps what it reported, and shows when it lost something.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use conclave_consensus::engine::{Record, Slot};
+use conclave_consensus::memory_storage::MemoryStorage;
+use conclave_consensus::replica::{JournalWrite, WriteNumber};
+use conclave_consensus::storage::Storage;
+use conclave_consensus::types::Sequence;
+use conclave_node::journal::{Journal, JournalError, JournalMetrics, JournalThread};
+use conclave_node::storage::SharedResources;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use support::{cluster, copy_directory, cut, files, flip, live_log};
+
+fn record(sequence: u64, part: u8, bytes: &[u8]) -> Record {
+    let slot = Slot::Sequenced(Sequence(sequence), part);
+    Record { slot, bytes: bytes.to_vec(), lazy: false }
+}
+
+fn named(name: u8, bytes: &[u8]) -> Record {
+    Record { slot: Slot::Named(name), bytes: bytes.to_vec(), lazy: false }
+}
+
+fn write(number: u64, records: Vec<Record>) -> JournalWrite {
+    JournalWrite { number: WriteNumber(number), records }
+}
+
+fn create(path: &Path) -> Journal {
+    Journal::create(path, &cluster(), &SharedResources::default(), 0, &[named(0, b"born")]).unwrap()
+}
+
+fn open(path: &Path, recorded: u64) -> Result<Journal, JournalError> {
+    Journal::open(path, &cluster(), &SharedResources::default(), recorded)
+}
+
+fn slots(journal: &Journal) -> Vec<Slot> {
+    journal.load().unwrap().into_iter().map(|(slot, _)| slot).collect()
+}
+
+#[test]
+fn records_come_back_in_order_of_slots_and_the_last_of_a_slot_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    let first = write(1, vec![record(300, 1, b"a"), record(300, 0, b"b"), named(9, b"old")]);
+    let second = write(2, vec![record(2, 0, b"c"), named(9, b"new"), record(300, 1, b"d")]);
+    assert_eq!(journal.write(&[first, second]).unwrap(), Some(WriteNumber(2)));
+    drop(journal);
+    let loaded = open(&path, 1).unwrap().load().unwrap();
+    let expected = [
+        (Slot::Named(0), b"born".as_slice()),
+        (Slot::Named(9), b"new"),
+        (Slot::Sequenced(Sequence(2), 0), b"c"),
+        (Slot::Sequenced(Sequence(300), 0), b"b"),
+        (Slot::Sequenced(Sequence(300), 1), b"d"),
+    ];
+    let expected: Vec<_> = expected.map(|(slot, bytes)| (slot, bytes.to_vec())).into();
+    assert_eq!(loaded, expected);
+}
+
+#[test]
+fn more_records_than_one_reading_step_are_all_loaded() {
+    let mut journal = Journal::over(Arc::new(MemoryStorage::new()), 0).unwrap();
+    for sequence in 1..=700 {
+        let records = vec![record(sequence, 0, b"x"), record(sequence, 1, b"y")];
+        journal.write(&[write(sequence, records)]).unwrap();
+    }
+    assert_eq!(journal.load().unwrap().len(), 1400);
+}
+
+#[test]
+fn truncation_drops_up_to_the_stable_checkpoint_and_leaves_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    for sequence in 1..=10 {
+        journal.write(&[write(sequence, vec![record(sequence, 3, b"x")])]).unwrap();
+    }
+    journal.truncate(Sequence(4)).unwrap();
+    journal.truncate(Sequence(2)).unwrap();
+    drop(journal);
+    let mut journal = open(&path, 10).unwrap();
+    let left = |from: u64| {
+        let sequenced = (from..=10).map(|sequence| Slot::Sequenced(Sequence(sequence), 3));
+        std::iter::once(Slot::Named(0)).chain(sequenced).collect::<Vec<_>>()
+    };
+    assert_eq!(slots(&journal), left(5));
+    // A record at a truncated sequence that comes late goes with the next truncation after a start.
+    journal.write(&[write(1, vec![record(2, 3, b"late")])]).unwrap();
+    drop(journal);
+    let mut journal = open(&path, 11).unwrap();
+    journal.truncate(Sequence(6)).unwrap();
+    assert_eq!(slots(&journal), left(7));
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    for sequence in 1..=50 {
+        journal.write(&[write(sequence, vec![record(sequence, 0, &[1; 3000])])]).unwrap();
+        if sequence % 10 == 0 {
+            let copy = directory.path().join(format!("killed-{sequence}"));
+            copy_directory(&path, &copy);
+            let killed = open(&copy, sequence).unwrap();
+            assert_eq!(slots(&killed).len() as u64, sequence + 1);
+        }
+    }
+}
+
+#[test]
+fn a_cut_last_record_is_dropped_whole_and_what_the_ledger_saw_still_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    for sequence in 1..=20 {
+        let records = vec![record(sequence, 0, &[1; 1000]), record(sequence, 1, b"y")];
+        journal.write(&[write(sequence, records)]).unwrap();
+    }
+    for bytes in [1, 7, 500, 1000] {
+        let copy = directory.path().join(format!("cut-{bytes}"));
+        copy_directory(&path, &copy);
+        cut(&live_log(&copy), bytes);
+        let refused = open(&copy, 20).unwrap_err();
+        assert!(matches!(refused, JournalError::Cut { found: 19, recorded: 20 }), "{refused}");
+        assert!(refused.lost());
+        let torn = open(&copy, 19).unwrap();
+        assert_eq!(slots(&torn).len(), 1 + 2 * 19, "the torn write is gone, and it alone");
+    }
+}
+
+#[test]
+fn a_garbled_record_means_a_lost_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    for sequence in 1..=20 {
+        journal.write(&[write(sequence, vec![record(sequence, 0, &[1; 1000])])]).unwrap();
+    }
+    let length = std::fs::metadata(live_log(&path)).unwrap().len() as usize;
+    for offset in [500, length / 2, length - 500] {
+        let copy = directory.path().join(format!("garbled-{offset}"));
+        copy_directory(&path, &copy);
+        flip(&live_log(&copy), offset);
+        let refused = open(&copy, 0).unwrap_err();
+        assert!(refused.lost(), "{refused}");
+    }
+}
+
+#[test]
+fn a_missing_log_means_a_lost_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    journal.write(&[write(1, vec![record(1, 0, b"x")])]).unwrap();
+    drop(journal);
+    std::fs::remove_file(live_log(&path)).unwrap();
+    let refused = open(&path, 1).unwrap_err();
+    assert!(refused.lost(), "{refused}");
+}
+
+#[test]
+fn an_old_copy_of_the_journal_is_seen_to_be_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old) = (directory.path().join("journal"), directory.path().join("old"));
+    let mut journal = create(&path);
+    journal.write(&[write(1, vec![record(1, 0, b"x")])]).unwrap();
+    copy_directory(&path, &old);
+    journal.write(&[write(2, vec![record(2, 0, b"x")])]).unwrap();
+    let recorded = journal.durable_number().load(Ordering::Acquire);
+    assert_eq!(recorded, 2);
+    assert!(matches!(open(&old, recorded), Err(JournalError::Cut { found: 1, recorded: 2 })));
+}
+
+#[test]
+fn a_journal_made_for_a_rejoin_starts_above_what_the_ledger_recorded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let refused = open(&path, 41).unwrap_err();
+    assert!(refused.lost(), "a missing journal is a lost one: {refused}");
+    let records = [named(1, b"rejoining")];
+    drop(Journal::create(&path, &cluster(), &SharedResources::default(), 42, &records).unwrap());
+    let mut journal = open(&path, 41).unwrap();
+    assert_eq!(slots(&journal), [Slot::Named(1)]);
+    journal.write(&[write(1, vec![])]).unwrap();
+    assert_eq!(journal.durable_number().load(Ordering::Acquire), 43);
+}
+
+#[test]
+fn a_journal_in_use_is_not_a_lost_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let _journal = create(&path);
+    let refused = open(&path, 0).unwrap_err();
+    assert!(!refused.lost(), "{refused}");
+}
+
+#[test]
+fn truncated_records_never_reach_a_table_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    let body = vec![7u8; 256 << 10];
+    for sequence in 1..=600 {
+        journal.write(&[write(sequence, vec![record(sequence, 0, &body)])]).unwrap();
+        if sequence % 16 == 0 {
+            journal.truncate(Sequence(sequence - 8)).unwrap();
+        }
+    }
+    drop(journal);
+    let bytes = |ending: &str| -> u64 {
+        files(&path, &[ending]).iter().map(|file| std::fs::metadata(file).unwrap().len()).sum()
+    };
+    // 150 MiB went through it.
+    assert!(bytes(".log") < 80 << 20, "{} bytes of logs", bytes(".log"));
+    assert!(bytes(".sst") < 16 << 20, "{} bytes of table files", bytes(".sst"));
+}
+
+#[test]
+fn the_thread_reports_every_write_in_order_and_merges_what_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let (reports, reported) = mpsc::channel();
+    let metrics = JournalMetrics::default();
+    let thread = JournalThread::spawn(
+        create(&path),
+        metrics.clone(),
+        move |number| reports.send(number).unwrap(),
+        |error| panic!("{error}"),
+    )
+    .unwrap();
+    for number in 1..=500 {
+        thread.write(write(number, vec![record(number, 0, &[5; 100])]));
+    }
+    let mut last = WriteNumber(0);
+    while last < WriteNumber(500) {
+        let number = reported.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(number > last, "{number:?} after {last:?}");
+        last = number;
+    }
+    assert!(metrics.syncs.get() < 400, "{} syncs for 500 queued writes", metrics.syncs.get());
+    assert_eq!(metrics.bytes.get(), 50_000);
+    thread.truncate(Sequence(499));
+    let journal = thread.stop().unwrap();
+    assert_eq!(slots(&journal), [Slot::Named(0), Slot::Sequenced(Sequence(500), 0)]);
+}
+
+#[test]
+fn a_failed_write_reaches_the_abort_hook_and_reports_nothing() {
+    let memory = Arc::new(MemoryStorage::new());
+    let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
+    let journal = Journal::over(storage, 0).unwrap();
+    let (events, heard) = mpsc::channel();
+    let aborted = events.clone();
+    let thread = JournalThread::spawn(
+        journal,
+        JournalMetrics::default(),
+        move |number| events.send(format!("written {}", number.0)).unwrap(),
+        move |error| aborted.send(format!("aborted: {}", error.operation)).unwrap(),
+    )
+    .unwrap();
+    thread.write(write(1, vec![record(1, 0, b"x")]));
+    assert_eq!(heard.recv_timeout(Duration::from_secs(60)).unwrap(), "written 1");
+    memory.fail_at(1);
+    thread.write(write(2, vec![record(2, 0, b"x")]));
+    assert_eq!(heard.recv_timeout(Duration::from_secs(60)).unwrap(), "aborted: write");
+    thread.write(write(3, vec![record(3, 0, b"x")]));
+    drop(thread.stop().unwrap());
+    assert!(heard.recv().is_err(), "nothing is reported after a failure");
+}
