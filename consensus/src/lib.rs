@@ -6,8 +6,10 @@
 
 #![warn(missing_docs)]
 
+pub mod client_session;
 pub mod client_wire;
 pub mod engine;
+pub mod epoch_chain;
 pub mod kv;
 pub mod membership;
 pub mod memory_storage;
