@@ -26,10 +26,11 @@ mod error;
 mod exit_code;
 pub mod genesis;
 pub mod genesis_text;
-
+pub mod home;
 mod nearest;
 pub mod node_config;
 pub mod protocol;
+pub mod testnet;
 
 pub use address::{Address, AddressError};
 pub use error::{ConfigError, key_exit_code};

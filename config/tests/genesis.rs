@@ -1,4 +1,5 @@
 //! Genesis files that are right, and a table of those that are not.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage fails")]
 
 use conclave_config::{ConfigError, ExitCode, genesis, genesis_text};
 use conclave_consensus::membership::{Genesis, Limits, Role};

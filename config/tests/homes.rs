@@ -1,4 +1,5 @@
 //! Files of nodes and clients, and homes whose parts do not belong together.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage fails")]
 
 use conclave_config::client_config::{ClientConfig, ClientHome};
 use conclave_config::node_config::{LogFormat, NodeConfig, NodeHome};
