@@ -7,7 +7,7 @@
 //! slow work comes back as a later input. Time comes in Ticks.
 
 use crate::membership::Membership;
-use crate::message::{Batch, BlockHeader, Change, CheckpointCertificate, SignedRequest};
+use crate::message::{Batch, BlockHeader, CheckpointCertificate, SignedRequest};
 use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
@@ -66,8 +66,8 @@ pub struct NextEpoch {
     pub header: BlockHeader,
     /// Members and first primary of the new epoch.
     pub membership: Membership,
-    /// What took effect: the new epoch belongs to this Rejoin's nonce.
-    pub change: Change,
+    /// That block's batch; its change took effect, and it holds no requests.
+    pub batch: Arc<Batch>,
 }
 
 /// What must be done.

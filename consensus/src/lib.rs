@@ -15,7 +15,9 @@ pub mod membership;
 pub mod memory_storage;
 pub mod message;
 pub mod quorum;
+
 pub mod replica;
+pub mod requests;
 pub mod state_machine;
 pub mod storage;
 pub mod types;

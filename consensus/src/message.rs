@@ -5,6 +5,7 @@
 //! [`BlockHeader`] is what executing a batch yields; an [`Attestation`] is one replica's word that
 //! it executed that block, and f+1 of them are a proof.
 
+use crate::membership::Membership;
 use crate::types::{ClientId, Epoch, ReplicaId, RequestNumber, Sequence, SessionId, Timestamp};
 use crate::wire::{self, WireError};
 use conclave_crypto::digest::{Digest, digest};
@@ -286,6 +287,23 @@ pub enum Change {
     Rejoin(Signed<Rejoin>),
 }
 
+impl Change {
+    /// The members that start after this change, when it takes effect under `current`.
+    ///
+    /// A Rejoin keeps the members; the replica after the one that rejoins leads first.
+    #[must_use]
+    pub fn next(&self, current: &Membership) -> Option<Membership> {
+        match self {
+            Change::Rejoin(rejoin) => {
+                let index = current.ids().position(|id| id == rejoin.value.replica)?;
+                let first = (index as u64 + 1) % current.members.len() as u64;
+                let epoch = current.epoch.next();
+                Some(Membership { epoch, first, members: current.members.clone() })
+            }
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct BatchBody {
     timestamp: Timestamp,
@@ -484,9 +502,10 @@ pub struct EpochEnd {
     /// A quorum of the epoch's CHECKPOINTs at that block.
     pub certificate: CheckpointCertificate,
     /// The members that start after it; their digest stands in the header.
-    pub next: crate::membership::Membership,
-    /// The change that took effect: a rejoined replica votes only in an epoch its nonce began.
-    pub change: Change,
+    pub next: Membership,
+    /// The last block's batch, whose digest stands in the header. It carries the change that took
+    /// effect (a rejoined replica votes only in an epoch its nonce began) and no requests.
+    pub batch: Arc<Batch>,
 }
 
 /// What the ledger knows when an engine starts.
@@ -497,7 +516,7 @@ pub struct LedgerTip {
     /// Its header's hash; the cluster id at height 0.
     pub header: Digest,
     /// Members, epoch and first primary in force after it.
-    pub membership: crate::membership::Membership,
+    pub membership: Membership,
     /// The epoch's base: 0, or the last block of the epoch before.
     pub base: Sequence,
     /// The newest stable checkpoint at or below the tip.
