@@ -2,8 +2,8 @@
 //!
 //! | file or directory | node | client | content                                   |
 //! |-------------------|------|--------|-------------------------------------------|
-//! | `node.toml`       | yes  |        | see [`node_config`](crate::node_config)   |
-//! | `client.toml`     |      | yes    | see [`client_config`](crate::client_config) |
+//! | `node.toml`       | yes  |        | see [`node_config`] |
+//! | `client.toml`     |      | yes    | see [`client_config`] |
 //! | `key`             | yes  | yes    | the private key, unless it lies elsewhere |
 //! | `data/`           | yes  |        | journal and ledger                        |
 //!

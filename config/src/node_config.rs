@@ -15,8 +15,8 @@
 //! filter = "info"
 //!
 //! [memory]                            # optional
-//! block_cache_mb = 64
-//! write_buffer_mb = 64
+//! block_cache_mb = 32
+//! write_buffer_mb = 96
 //! ```
 
 use crate::document::{self, Section, Source, shown};
@@ -96,9 +96,9 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// Default of `block_cache_mb`.
-    pub const BLOCK_CACHE_MB: u64 = 64;
+    pub const BLOCK_CACHE_MB: u64 = 32;
     /// Default of `write_buffer_mb`.
-    pub const WRITE_BUFFER_MB: u64 = 64;
+    pub const WRITE_BUFFER_MB: u64 = 96;
     /// Default of the log filter.
     pub const LOG_FILTER: &'static str = "info";
 
@@ -160,7 +160,7 @@ impl NodeConfig {
         if let Some(memory) = file.optional_section("memory", "[memory]", &keys)? {
             let cache = memory.optional_integer("block_cache_mb", 8..=1 << 20)?;
             config.block_cache_mb = cache.unwrap_or(config.block_cache_mb);
-            let buffer = memory.optional_integer("write_buffer_mb", 8..=1 << 20)?;
+            let buffer = memory.optional_integer("write_buffer_mb", 32..=1 << 20)?;
             config.write_buffer_mb = buffer.unwrap_or(config.write_buffer_mb);
         }
         Ok(config)

@@ -66,8 +66,8 @@ fn a_short_node_file_has_defaults() {
         http_address: None,
         log_format: LogFormat::Auto,
         log_filter: "info".to_owned(),
-        block_cache_mb: 64,
-        write_buffer_mb: 64,
+        block_cache_mb: 32,
+        write_buffer_mb: 96,
     };
     assert_eq!(config, expected);
 }
@@ -76,7 +76,7 @@ fn a_short_node_file_has_defaults() {
 fn a_full_node_file_is_read_and_absolute_paths_stay() {
     let text = "replica = 0x1\ngenesis = \"/etc/g.toml\"\nkey = \"k\"\ndata = \"/var/d\"\n\
         listen_address = \"0.0.0.0:1\"\nclient_listen_address = \"[::]:2\"\nhttp_address = \"127.0.0.1:3\"\n\
-        [log]\nformat = \"json\"\nfilter = \"debug\"\n[memory]\nblock_cache_mb = 8\nwrite_buffer_mb = 16\n";
+        [log]\nformat = \"json\"\nfilter = \"debug\"\n[memory]\nblock_cache_mb = 8\nwrite_buffer_mb = 48\n";
     let config = NodeConfig::parse(Path::new("h/node.toml"), text).unwrap();
     assert_eq!(config.replica, ReplicaId(1));
     assert_eq!(config.genesis, Path::new("/etc/g.toml"));
@@ -86,7 +86,7 @@ fn a_full_node_file_is_read_and_absolute_paths_stay() {
     assert_eq!(config.client_listen_address, Some("[::]:2".parse().unwrap()));
     assert_eq!(config.http_address, Some("127.0.0.1:3".parse().unwrap()));
     assert_eq!((config.log_format, config.log_filter.as_str()), (LogFormat::Json, "debug"));
-    assert_eq!((config.block_cache_mb, config.write_buffer_mb), (8, 16));
+    assert_eq!((config.block_cache_mb, config.write_buffer_mb), (8, 48));
 }
 
 #[test]

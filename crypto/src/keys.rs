@@ -31,7 +31,7 @@ pub enum KeyError {
     NotOnCurve(PublicKey),
     /// The bytes are a second encoding of some point.
     #[error(
-        "public key {0} is not in canonical form; ask its owner for the key that `key show` prints"
+        "public key {0} is not in canonical form; ask its owner for the key that `conclave-node show-key` prints"
     )]
     NonCanonical(PublicKey),
     /// The point has small order.

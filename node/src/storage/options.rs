@@ -1,16 +1,13 @@
 //! RocksDB's settings, and why each differs from RocksDB's own choice.
 
 use super::Kind;
+use conclave_config::node_config::NodeConfig;
 use conclave_consensus::storage::Table;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
     Options, ReadOptions, WriteBufferManager, WriteOptions,
 };
 
-/// Most memory that the unflushed writes of both instances take together. Bytes.
-const WRITE_BUFFERS_BYTES: usize = 96 << 20;
-/// The block cache of both instances, with their indexes and filters. Bytes.
-const CACHE_BYTES: usize = 32 << 20;
 /// One memtable of the journal. What is truncated before it is full never reaches a table file, so
 /// it is larger than the ledger's. Bytes.
 const JOURNAL_BUFFER_BYTES: usize = 32 << 20;
@@ -29,13 +26,23 @@ pub struct SharedResources {
     write_buffers: WriteBufferManager,
 }
 
-impl Default for SharedResources {
-    fn default() -> Self {
-        let cache = Cache::new_lru_cache(CACHE_BYTES);
+impl SharedResources {
+    /// A block cache for both instances, with their indexes and filters, and most memory that the
+    /// unflushed writes of both take together. Units: MiB, as in `node.toml`.
+    #[must_use]
+    pub fn new(block_cache_mb: u64, write_buffer_mb: u64) -> Self {
+        let bytes = |mb: u64| usize::try_from(mb << 20).unwrap_or(usize::MAX);
+        let cache = Cache::new_lru_cache(bytes(block_cache_mb));
         // Without stalls: a replica that is over budget flushes earlier, and never stops voting.
         let write_buffers =
-            WriteBufferManager::new_write_buffer_manager(WRITE_BUFFERS_BYTES, false);
+            WriteBufferManager::new_write_buffer_manager(bytes(write_buffer_mb), false);
         Self { cache, write_buffers }
+    }
+}
+
+impl Default for SharedResources {
+    fn default() -> Self {
+        Self::new(NodeConfig::BLOCK_CACHE_MB, NodeConfig::WRITE_BUFFER_MB)
     }
 }
 
