@@ -19,6 +19,7 @@ pub mod quorum;
 pub mod replica;
 pub mod requests;
 pub mod state_machine;
+pub mod state_trie;
 pub mod storage;
 pub mod types;
 pub mod wire;
