@@ -4,9 +4,10 @@
 
 use super::*;
 use crate::engine::EngineStatus;
-use crate::membership::Member;
+use crate::membership::{Member, Membership};
 use crate::message::Attestation;
 use crate::types::{Sequence, Timestamp};
+use conclave_crypto::keys::SecretKey;
 use conclave_crypto::merkle::MerkleTree;
 use conclave_crypto::signature::Signed;
 
