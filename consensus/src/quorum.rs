@@ -73,6 +73,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::int_plus_one, reason = "written as the papers state it")]
     fn two_quorums_share_a_correct_replica_and_a_quorum_of_correct_ones_exists() {
         for n in 4..200 {
             let q = Byzantine::of(n);

@@ -148,9 +148,13 @@ fn run(
             let Ok(command) = queue.try_recv() else { break };
             merged.add(command);
         }
-        if let Err(error) = carry_out(&mut journal, merged, metrics, completion) {
-            abort(&error);
-            break;
+        match carry_out(&mut journal, &merged, metrics) {
+            Ok(Some(number)) => completion(number),
+            Ok(None) => {}
+            Err(error) => {
+                abort(&error);
+                break;
+            }
         }
     }
     journal
@@ -181,21 +185,20 @@ impl Merged {
 
 fn carry_out(
     journal: &mut Journal,
-    merged: Merged,
+    merged: &Merged,
     metrics: &JournalMetrics,
-    completion: &impl Fn(WriteNumber),
-) -> Result<(), StorageError> {
+) -> Result<Option<WriteNumber>, StorageError> {
     let started = Instant::now();
-    journal.write(merged.writes, |number| {
-        completion(number);
+    let number = journal.write(&merged.writes)?;
+    if number.is_some() {
         metrics.syncs.inc();
         metrics.bytes.inc_by(merged.bytes as u64);
         metrics.seconds.observe(started.elapsed().as_secs_f64());
-    })?;
+    }
     // After the write, which others wait for. Records at or below a stable checkpoint are of no more
     // use, also those that were queued behind the truncation.
-    match merged.truncate {
-        Some(through) => journal.truncate(through),
-        None => Ok(()),
+    if let Some(through) = merged.truncate {
+        journal.truncate(through)?;
     }
+    Ok(number)
 }

@@ -1,0 +1,53 @@
+# Conclave. `make help` lists what can be asked for.
+#
+# Every cargo command here uses the one release profile: RocksDB is built once, in about ten minutes, and a second
+# profile, other flags or another target would build it again. CARGO_TARGET_DIR is respected. Nothing here writes to
+# the source tree.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export CARGO_TARGET_DIR := $(TARGET)
+BIN := $(TARGET)/release
+CARGO := cargo
+# Options for `conclave demo`, as in `make demo DEMO=--fast`.
+DEMO ?=
+# Options for the micro-benchmarks, as in `make bench BENCH=engine`.
+BENCH ?=
+
+.PHONY: help build test demo bench tools
+
+## help: this list
+help:
+	echo "Usage: make TARGET"
+	sed -n 's/^## \([a-z]*\): \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+## build: both binaries, optimized
+build:
+	.ci/tools build
+	$(CARGO) build --release --locked --workspace
+	echo "built $(BIN)/conclave-node and $(BIN)/conclave"
+
+## test: what CI runs: format, build, lints, tests, documentation, licences
+test:
+	.ci/tools test
+	.ci/gate
+
+## demo: four organizations, one story: faults, recovery and proofs, in about a minute
+demo: build
+	.ci/tools demo
+	exec "$(BIN)/conclave" demo $(DEMO)
+
+## bench: micro-benchmarks (criterion); for a cluster's throughput see `conclave bench`
+bench:
+	.ci/tools build
+	$(CARGO) bench --profile release --locked -p conclave-benches -- $(BENCH)
+
+## tools: checks for what the build needs, and installs what it may
+tools:
+	.ci/tools test
