@@ -16,6 +16,7 @@ pub mod memory_storage;
 pub mod message;
 pub mod quorum;
 
+pub mod pbft;
 pub mod replica;
 pub mod requests;
 pub mod state_machine;

@@ -1,0 +1,133 @@
+//! One slot of the log: what is known of it in the current view and across views.
+
+use super::certificate::{CommitCertificate, PreparedCertificate};
+use super::message::Vote;
+use crate::engine::Phase;
+use crate::message::Batch;
+use crate::types::{ReplicaId, View};
+use conclave_crypto::digest::Digest;
+use conclave_crypto::signature::Signature;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One vote per sender.
+pub(super) type Votes = BTreeMap<ReplicaId, (Digest, Signature)>;
+
+/// A slot in (h, h+L].
+#[derive(Default)]
+pub(super) struct Instance {
+    /// The accepted PRE-PREPARE of the current view.
+    pub(super) proposal: Option<Vote>,
+    /// PREPAREs of the current view.
+    pub(super) prepares: Votes,
+    /// COMMITs of the current view.
+    pub(super) commits: Votes,
+    /// The certificate of the highest view; its batch is durable before anything tells of it.
+    pub(super) prepared: Option<PreparedCertificate>,
+    /// The digest of the batch in the journal.
+    pub(super) journaled: Option<Digest>,
+    /// The proof of what this slot decided.
+    pub(super) decided: Option<Arc<CommitCertificate>>,
+    /// Bodies in use: of the proposal, the certificate and the decision; at most two differ.
+    bodies: Vec<Arc<Batch>>,
+}
+
+impl Instance {
+    /// What the current view's primary proposed.
+    pub(super) fn proposed(&self) -> Option<Digest> {
+        self.proposal.map(|vote| vote.statement.digest)
+    }
+
+    /// What the slot decided.
+    pub(super) fn decision(&self) -> Option<Digest> {
+        self.decided.as_ref().map(|certificate| certificate.statement.digest)
+    }
+
+    /// The body of this digest, when it is in memory.
+    pub(super) fn body(&self, digest: &Digest) -> Option<&Arc<Batch>> {
+        self.bodies.iter().find(|batch| batch.digest() == *digest)
+    }
+
+    /// Whether this batch can be vouched for: in memory, journaled, or decided already.
+    pub(super) fn holds(&self, digest: &Digest) -> bool {
+        self.body(digest).is_some()
+            || self.journaled == Some(*digest)
+            || self.decision() == Some(*digest)
+    }
+
+    /// Keeps a body, and drops those that nothing names any more.
+    pub(super) fn keep(&mut self, batch: Arc<Batch>) {
+        if self.body(&batch.digest()).is_none() {
+            self.bodies.push(batch);
+        }
+        let named = [
+            self.proposed(),
+            self.decision(),
+            self.prepared.as_ref().map(|certificate| certificate.statement.digest),
+        ];
+        let last = self.bodies.len() - 1;
+        let mut index = 0;
+        self.bodies.retain(|body| {
+            index += 1;
+            index > last || named.contains(&Some(body.digest()))
+        });
+    }
+
+    /// Drops all bodies.
+    pub(super) fn drop_bodies(&mut self) {
+        self.bodies.clear();
+    }
+
+    /// All bodies in memory.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &Arc<Batch>> {
+        self.bodies.iter()
+    }
+
+    /// Whether it prepared in this view.
+    pub(super) fn prepared_in(&self, view: View) -> bool {
+        self.prepared.as_ref().is_some_and(|certificate| certificate.statement.view == view)
+    }
+
+    /// Votes never cross views (OSDI'99 §4.4); certificates do.
+    pub(super) fn enter_view(&mut self) {
+        self.proposal = None;
+        self.prepares.clear();
+        self.commits.clear();
+    }
+
+    /// What further votes of the current view can change.
+    pub(super) fn phase(&self, view: View) -> Phase {
+        let prepared = self.prepared_in(view);
+        if self.decided.is_some() && (prepared || self.proposal.is_none()) {
+            Phase::Decided
+        } else if prepared {
+            Phase::Prepared
+        } else {
+            Phase::Open
+        }
+    }
+}
+
+/// How many votes name this digest.
+pub(super) fn count(votes: &Votes, digest: &Digest) -> usize {
+    votes.values().filter(|(voted, _)| voted == digest).count()
+}
+
+/// The first `limit` signatures for this digest, in id order.
+pub(super) fn signatures(
+    votes: &Votes,
+    digest: &Digest,
+    limit: usize,
+) -> Vec<(ReplicaId, Signature)> {
+    votes
+        .iter()
+        .filter(|(_, (voted, _))| voted == digest)
+        .take(limit)
+        .map(|(id, (_, signature))| (*id, *signature))
+        .collect()
+}
+
+/// The digest that at least `count` of these votes name.
+pub(super) fn named_by(votes: &Votes, least: usize) -> Option<Digest> {
+    votes.values().map(|(digest, _)| *digest).find(|digest| count(votes, digest) >= least)
+}
