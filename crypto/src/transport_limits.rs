@@ -11,6 +11,9 @@
 //! - Acknowledgements are asked for every 16 packets or after 5 ms. Votes go both ways all the time, so nearly every
 //!   acknowledgement rides on a packet that leaves anyway, where quinn's default sends a packet of its own for every
 //!   second one received, each of which costs both sides a system call and a wake-up.
+//! - Packets grow to what the path carries. On loopback and on networks with jumbo frames one of 6,000 bytes costs
+//!   hardly more than one of 1,452, and batches need a quarter of the packets; elsewhere the few larger probes are lost
+//!   without harm.
 //! - The first congestion window is large enough for one batch of requests. quinn spaces packets over the round trip,
 //!   and its timers tick in milliseconds, which is ten round trips on a local network.
 
@@ -47,7 +50,8 @@ pub struct TransportLimits {
     pub idle: Duration,
     /// Assumed round trip before one is measured; a lost first packet is sent again after three times this.
     pub initial_rtt: Duration,
-    /// Largest packet payload that is tried, between [`MTU_MIN`] and [`MTU_MAX`]; the path's own is found below it.
+    /// Largest packet payload that is tried, between [`MTU_MIN`] and [`MTU_MAX`]. A connection starts with the former
+    /// and finds within a second what its path carries.
     pub mtu: u16,
     /// Bytes in flight before the first acknowledgement.
     pub initial_window: u32,
@@ -65,7 +69,7 @@ impl TransportLimits {
             keep_alive: Duration::from_secs(1),
             idle: Duration::from_secs(5),
             initial_rtt: Duration::from_millis(30),
-            mtu: 1452,
+            mtu: MTU_MAX,
             initial_window: 256 << 10,
         }
     }
@@ -123,7 +127,7 @@ impl TransportLimits {
             .keep_alive_interval(Some(self.keep_alive))
             .max_idle_timeout(Some(idle_timeout(self.idle)))
             .initial_rtt(self.initial_rtt)
-            .initial_mtu(mtu.min(TransportLimits::peer().mtu))
+            .initial_mtu(MTU_MIN)
             .min_mtu(MTU_MIN)
             .mtu_discovery_config(Some(discovery))
             .ack_frequency_config(Some(acks))

@@ -1,17 +1,25 @@
 //! The journal: an engine's records, numbered writes, one sync each.
 //!
-//! | key                            | value                                                    |
-//! |--------------------------------|----------------------------------------------------------|
-//! | `00`                           | number of the last write, u64 big endian                 |
-//! | `01`, name (1)                 | the record in [`Slot::Named`]                            |
-//! | `02`, sequence (8 BE), part (1)| the record in [`Slot::Sequenced`]                        |
+//! | table     | key                            | value                                        |
+//! |-----------|--------------------------------|----------------------------------------------|
+//! | `journal` | `00`                           | number of the last write, u64 big endian     |
+//! | `journal` | `01`, name (1)                 | the record in [`Slot::Named`]                |
+//! | `journal` | `02`, sequence (8 BE), part (1)| the record in [`Slot::Sequenced`]            |
+//! | `meta`    | `log`                          | the random id of its write-ahead log, 8 bytes|
 //!
 //! The number lies in the records' own table and changes with each write, in the same batch. It
 //! counts for the journal's whole life, unlike the [`WriteNumber`]s, which name the writes of one
 //! process. The ledger records the last durable one, so that a journal that lost writes shows.
 //!
-//! The journal speaks to a [`Storage`], so that a simulated one serves as well.
+//! What makes a write durable is the file [`LOG_FILE`] beside RocksDB's own (see [`log`] for why);
+//! one record of it is one write: for each journal record the key's length (1), the key, the
+//! value's length (4, LE) and the value. RocksDB holds the same records, unsynced, and flushes them
+//! whenever half of the file is full.
+//!
+//! The journal also speaks to any [`Storage`] without a log of its own, so that a simulated disk
+//! serves as well; then each write is one synced batch.
 
+mod log;
 mod thread;
 
 pub use thread::{JournalMetrics, JournalThread, abort_process};
@@ -22,10 +30,18 @@ use conclave_consensus::replica::{JournalWrite, WriteNumber};
 use conclave_consensus::storage::{Durability, Storage, StorageError, Table, WriteBatch};
 use conclave_consensus::types::Sequence;
 use conclave_crypto::digest::Digest;
+use log::{Log, Replay};
+use rand::RngExt as _;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
+/// The write-ahead log's name in the journal's directory.
+pub const LOG_FILE: &str = "write-ahead";
+
+const KEY_LOG: &[u8] = b"log";
 const KEY_NUMBER: &[u8] = &[0];
 const KEY_NAMED: u8 = 1;
 const KEY_SEQUENCED: u8 = 2;
@@ -67,7 +83,8 @@ impl JournalError {
             JournalError::Open(error) => {
                 matches!(error, OpenError::Missing { .. } | OpenError::Corrupt { .. })
             }
-            JournalError::Storage(_) => false,
+            // RocksDB's name for a checksum that does not hold.
+            JournalError::Storage(error) => error.reason.starts_with("Corruption"),
         }
     }
 }
@@ -77,6 +94,7 @@ impl JournalError {
 /// Invariant: every record that a [`Journal::write`] reported is on the disk.
 pub struct Journal {
     storage: Arc<dyn Storage>,
+    ahead: Option<WriteAhead>,
     durable: Arc<AtomicU64>,
     number: u64,
     truncated: Sequence,
@@ -107,13 +125,16 @@ impl Journal {
         number: u64,
         records: &[Record],
     ) -> Result<Self, JournalError> {
+        let id: [u8; 8] = rand::rng().random();
         let storage =
             RocksStorage::create_with(Kind::Journal, path, cluster, resources, |storage| {
-                let mut batch = encode(records);
-                batch.put(Table::Journal, KEY_NUMBER, number.to_be_bytes());
+                let file = storage.path().join(LOG_FILE);
+                Log::create(&file, id).map_err(|error| log_failed(&file, &error))?;
+                let mut batch = batch(number, records.iter().cloned());
+                batch.put(Table::Meta, KEY_LOG, id);
                 storage.write(batch, Durability::Synced)
             })?;
-        Self::over(Arc::new(storage), number)
+        Self::with_log(storage, path, number)
     }
 
     /// Opens the journal of a replica; never creates one.
@@ -129,7 +150,7 @@ impl Journal {
         recorded: u64,
     ) -> Result<Self, JournalError> {
         let storage = RocksStorage::open(Kind::Journal, path, cluster, resources)?;
-        Self::over(Arc::new(storage), recorded)
+        Self::with_log(storage, path, recorded)
     }
 
     /// The journal that lies in any storage, a simulated one included.
@@ -137,12 +158,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Cut`] when it ends before the write `recorded`.
     pub fn over(storage: Arc<dyn Storage>, recorded: u64) -> Result<Self, JournalError> {
-        let number = match storage.get(Table::Journal, KEY_NUMBER)? {
-            None => 0,
-            Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
-                .map(u64::from_be_bytes)
-                .map_err(|_| JournalError::Malformed("a number that is not 8 bytes".to_owned()))?,
-        };
+        let number = number_of(&*storage)?;
         if number < recorded {
             return Err(JournalError::Cut { found: number, recorded });
         }
@@ -154,7 +170,23 @@ impl Journal {
                 Slot::Named(_) => Sequence(0),
             },
         };
-        Ok(Self { storage, durable: Arc::new(AtomicU64::new(number)), number, truncated })
+        let durable = Arc::new(AtomicU64::new(number));
+        Ok(Self { storage, ahead: None, durable, number, truncated })
+    }
+
+    fn with_log(storage: RocksStorage, path: &Path, recorded: u64) -> Result<Self, JournalError> {
+        let storage = Arc::new(storage);
+        let (log, replay) = read_log(&*storage, path)?;
+        if !replay.is_empty() {
+            for (number, payload) in replay {
+                storage.write(decode_payload(number, &payload)?, Durability::Buffered)?;
+            }
+            // The log starts over, so what it held has to be durable without it.
+            storage.flush()?;
+        }
+        let mut journal = Self::over(Arc::<RocksStorage>::clone(&storage), recorded)?;
+        journal.ahead = Some(WriteAhead { log, storage, flushing: None });
+        Ok(journal)
     }
 
     /// Every record, in the order of slots: the named ones, then by sequence and part.
@@ -179,22 +211,35 @@ impl Journal {
         }
     }
 
-    /// Makes these writes durable together, with one sync, and answers the last one's number.
+    /// Makes these writes durable together, with one sync, and reports the last one's number at the
+    /// moment it is safe to act on it. Nothing is reported of no writes.
     ///
     /// # Errors
     /// When the storage fails. The process has to stop then: what the disk holds is unknown, and
     /// writing again could vote twice.
-    pub fn write(&mut self, writes: &[JournalWrite]) -> Result<Option<WriteNumber>, StorageError> {
-        let Some(last) = writes.last() else { return Ok(None) };
-        let mut batch = WriteBatch::default();
-        for write in writes {
-            append(&mut batch, &write.records);
-        }
+    pub fn write(
+        &mut self,
+        writes: Vec<JournalWrite>,
+        report: impl FnOnce(WriteNumber),
+    ) -> Result<(), StorageError> {
+        let Some(last) = writes.last().map(|write| write.number) else { return Ok(()) };
         self.number += 1;
-        batch.put(Table::Journal, KEY_NUMBER, self.number.to_be_bytes());
-        self.storage.write(batch, Durability::Synced)?;
-        self.durable.store(self.number, Ordering::Release);
-        Ok(Some(last.number))
+        let logged = match &mut self.ahead {
+            Some(ahead) => ahead.append(self.number, &writes)?,
+            None => false,
+        };
+        let batch = batch(self.number, writes.into_iter().flat_map(|write| write.records));
+        if logged {
+            // Already durable: whoever waits need not wait for RocksDB's memory.
+            self.durable.store(self.number, Ordering::Release);
+            report(last);
+            self.storage.write(batch, Durability::Buffered)
+        } else {
+            self.storage.write(batch, Durability::Synced)?;
+            self.durable.store(self.number, Ordering::Release);
+            report(last);
+            Ok(())
+        }
     }
 
     /// Drops the records of every sequence up to and including `through`.
@@ -224,16 +269,142 @@ impl Journal {
     }
 }
 
-fn encode(records: &[Record]) -> WriteBatch {
+/// The log, and the flush that frees the half of it that is not being filled.
+struct WriteAhead {
+    log: Log,
+    storage: Arc<RocksStorage>,
+    flushing: Option<JoinHandle<Result<(), StorageError>>>,
+}
+
+impl WriteAhead {
+    /// Makes one write durable; false where it is larger than the log takes.
+    fn append(&mut self, number: u64, writes: &[JournalWrite]) -> Result<bool, StorageError> {
+        let payload_bytes = payload_bytes(writes);
+        if !self.log.can_hold(payload_bytes) {
+            return Ok(false);
+        }
+        if !self.log.has_room(payload_bytes) {
+            self.turn()?;
+        }
+        let appended = self.log.append(number, |buffer| encode_payload(buffer, writes));
+        appended.map_err(|error| log_failed(self.storage.path(), &error))?;
+        Ok(true)
+    }
+
+    /// Waits until the other half is flushed, and has this one flushed while the other fills.
+    fn turn(&mut self) -> Result<(), StorageError> {
+        self.flushed()?;
+        self.log.turn();
+        let storage = Arc::clone(&self.storage);
+        let flush = std::thread::Builder::new()
+            .name("journal-flush".to_owned())
+            .spawn(move || storage.flush())
+            .map_err(|error| log_failed(self.storage.path(), &error))?;
+        self.flushing = Some(flush);
+        Ok(())
+    }
+
+    fn flushed(&mut self) -> Result<(), StorageError> {
+        match self.flushing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(StorageError {
+                operation: "flush of the journal",
+                location: self.storage.path().display().to_string(),
+                reason: "its thread panicked".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Drop for WriteAhead {
+    fn drop(&mut self) {
+        // Else the directory would stay locked for a moment after the journal is gone. A failure
+        // loses nothing: the log still holds what was not flushed.
+        if let Err(error) = self.flushed() {
+            tracing::warn!(%error, "the journal's last flush failed");
+        }
+    }
+}
+
+fn number_of(storage: &dyn Storage) -> Result<u64, JournalError> {
+    match storage.get(Table::Journal, KEY_NUMBER)? {
+        None => Ok(0),
+        Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
+            .map(u64::from_be_bytes)
+            .map_err(|_| JournalError::Malformed("a number that is not 8 bytes".to_owned())),
+    }
+}
+
+/// Opens the log and sorts what can be wrong with it.
+fn read_log(storage: &RocksStorage, path: &Path) -> Result<(Log, Replay), JournalError> {
+    let kind = Kind::Journal.name();
+    let file = path.join(LOG_FILE);
+    let id = storage.get(Table::Meta, KEY_LOG)?;
+    let id = id.and_then(|id| <[u8; 8]>::try_from(id.as_slice()).ok());
+    let id = id.ok_or_else(|| JournalError::Malformed("no id of its log".to_owned()))?;
+    let opened = Log::open(&file, id, number_of(storage)?);
+    opened.map_err(|error| {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        JournalError::Open(match error.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidData => {
+                OpenError::Corrupt { kind, path, reason: format!("{LOG_FILE}: {reason}") }
+            }
+            ErrorKind::Unsupported => OpenError::NewerFormat { kind, path, found: reason },
+            _ => OpenError::Io { kind, path, reason },
+        })
+    })
+}
+
+fn log_failed(path: &Path, error: &std::io::Error) -> StorageError {
+    StorageError {
+        operation: "write of the journal's log",
+        location: path.display().to_string(),
+        reason: error.to_string(),
+    }
+}
+
+fn batch(number: u64, records: impl Iterator<Item = Record>) -> WriteBatch {
     let mut batch = WriteBatch::default();
-    append(&mut batch, records);
+    for record in records {
+        batch.put(Table::Journal, key(record.slot), record.bytes);
+    }
+    batch.put(Table::Journal, KEY_NUMBER, number.to_be_bytes());
     batch
 }
 
-fn append(batch: &mut WriteBatch, records: &[Record]) {
-    for record in records {
-        batch.put(Table::Journal, key(record.slot), record.bytes.as_slice());
+fn payload_bytes(writes: &[JournalWrite]) -> usize {
+    let records = writes.iter().flat_map(|write| &write.records);
+    records.map(|record| 1 + key(record.slot).len() + 4 + record.bytes.len()).sum()
+}
+
+fn encode_payload(buffer: &mut Vec<u8>, writes: &[JournalWrite]) {
+    for record in writes.iter().flat_map(|write| &write.records) {
+        let key = key(record.slot);
+        let length = u32::try_from(record.bytes.len()).expect("the log took its size");
+        buffer.push(u8::try_from(key.len()).expect("a key is at most 10 bytes"));
+        buffer.extend_from_slice(&key);
+        buffer.extend_from_slice(&length.to_le_bytes());
+        buffer.extend_from_slice(&record.bytes);
     }
+}
+
+fn decode_payload(number: u64, mut payload: &[u8]) -> Result<WriteBatch, JournalError> {
+    let mut records = Vec::new();
+    while !payload.is_empty() {
+        let record = take_record(&mut payload);
+        records.push(record.ok_or_else(|| JournalError::Malformed(format!("write {number}")))??);
+    }
+    Ok(batch(number, records.into_iter()))
+}
+
+fn take_record(payload: &mut &[u8]) -> Option<Result<Record, JournalError>> {
+    let (length, rest) = payload.split_first()?;
+    let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *payload = rest;
+    Some(decode_key(key).map(|slot| Record { slot, bytes: bytes.to_vec(), lazy: false }))
 }
 
 fn key(slot: Slot) -> Vec<u8> {

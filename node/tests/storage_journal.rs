@@ -9,13 +9,13 @@ use conclave_consensus::memory_storage::MemoryStorage;
 use conclave_consensus::replica::{JournalWrite, WriteNumber};
 use conclave_consensus::storage::Storage;
 use conclave_consensus::types::Sequence;
-use conclave_node::journal::{Journal, JournalError, JournalMetrics, JournalThread};
+use conclave_node::journal::{Journal, JournalError, JournalMetrics, JournalThread, LOG_FILE};
 use conclave_node::storage::SharedResources;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use support::{cluster, copy_directory, cut, files, flip, live_log};
+use support::{cluster, copy_directory, files, flip};
 
 fn record(sequence: u64, part: u8, bytes: &[u8]) -> Record {
     let slot = Slot::Sequenced(Sequence(sequence), part);
@@ -28,6 +28,29 @@ fn named(name: u8, bytes: &[u8]) -> Record {
 
 fn write(number: u64, records: Vec<Record>) -> JournalWrite {
     JournalWrite { number: WriteNumber(number), records }
+}
+
+fn commit(journal: &mut Journal, writes: Vec<JournalWrite>) -> Option<WriteNumber> {
+    let mut reported = None;
+    journal.write(writes, |number| reported = Some(number)).unwrap();
+    reported
+}
+
+/// Where the log's records start, and how long they are with their padding.
+fn log_records(path: &Path) -> Vec<(usize, usize)> {
+    let bytes = std::fs::read(path.join(LOG_FILE)).unwrap();
+    let starts: Vec<usize> =
+        (4096..bytes.len()).step_by(512).filter(|at| bytes[*at..].starts_with(b"CjR1")).collect();
+    let length = |at: usize| u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+    starts.iter().map(|at| (*at, (28 + length(*at) as usize).next_multiple_of(512))).collect()
+}
+
+/// What a power loss leaves of a write: some of its sectors are still what they were before.
+fn tear(path: &Path, from: usize, bytes: usize) {
+    let file = path.join(LOG_FILE);
+    let mut content = std::fs::read(&file).unwrap();
+    content[from..from + bytes].fill(0);
+    std::fs::write(file, content).unwrap();
 }
 
 fn create(path: &Path) -> Journal {
@@ -49,7 +72,8 @@ fn records_come_back_in_order_of_slots_and_the_last_of_a_slot_counts() {
     let mut journal = create(&path);
     let first = write(1, vec![record(300, 1, b"a"), record(300, 0, b"b"), named(9, b"old")]);
     let second = write(2, vec![record(2, 0, b"c"), named(9, b"new"), record(300, 1, b"d")]);
-    assert_eq!(journal.write(&[first, second]).unwrap(), Some(WriteNumber(2)));
+    assert_eq!(commit(&mut journal, vec![first, second]), Some(WriteNumber(2)));
+    assert_eq!(commit(&mut journal, vec![]), None);
     drop(journal);
     let loaded = open(&path, 1).unwrap().load().unwrap();
     let expected = [
@@ -68,7 +92,7 @@ fn more_records_than_one_reading_step_are_all_loaded() {
     let mut journal = Journal::over(Arc::new(MemoryStorage::new()), 0).unwrap();
     for sequence in 1..=700 {
         let records = vec![record(sequence, 0, b"x"), record(sequence, 1, b"y")];
-        journal.write(&[write(sequence, records)]).unwrap();
+        commit(&mut journal, vec![write(sequence, records)]);
     }
     assert_eq!(journal.load().unwrap().len(), 1400);
 }
@@ -79,7 +103,7 @@ fn truncation_drops_up_to_the_stable_checkpoint_and_leaves_the_rest() {
     let path = directory.path().join("journal");
     let mut journal = create(&path);
     for sequence in 1..=10 {
-        journal.write(&[write(sequence, vec![record(sequence, 3, b"x")])]).unwrap();
+        commit(&mut journal, vec![write(sequence, vec![record(sequence, 3, b"x")])]);
     }
     journal.truncate(Sequence(4)).unwrap();
     journal.truncate(Sequence(2)).unwrap();
@@ -91,7 +115,7 @@ fn truncation_drops_up_to_the_stable_checkpoint_and_leaves_the_rest() {
     };
     assert_eq!(slots(&journal), left(5));
     // A record at a truncated sequence that comes late goes with the next truncation after a start.
-    journal.write(&[write(1, vec![record(2, 3, b"late")])]).unwrap();
+    commit(&mut journal, vec![write(1, vec![record(2, 3, b"late")])]);
     drop(journal);
     let mut journal = open(&path, 11).unwrap();
     journal.truncate(Sequence(6)).unwrap();
@@ -104,7 +128,7 @@ fn a_kill_loses_nothing_that_was_reported() {
     let path = directory.path().join("journal");
     let mut journal = create(&path);
     for sequence in 1..=50 {
-        journal.write(&[write(sequence, vec![record(sequence, 0, &[1; 3000])])]).unwrap();
+        commit(&mut journal, vec![write(sequence, vec![record(sequence, 0, &[1; 3000])])]);
         if sequence % 10 == 0 {
             let copy = directory.path().join(format!("killed-{sequence}"));
             copy_directory(&path, &copy);
@@ -115,54 +139,91 @@ fn a_kill_loses_nothing_that_was_reported() {
 }
 
 #[test]
-fn a_cut_last_record_is_dropped_whole_and_what_the_ledger_saw_still_counts() {
+fn a_torn_last_write_is_dropped_whole_and_what_the_ledger_saw_still_counts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     let mut journal = create(&path);
     for sequence in 1..=20 {
-        let records = vec![record(sequence, 0, &[1; 1000]), record(sequence, 1, b"y")];
-        journal.write(&[write(sequence, records)]).unwrap();
+        let records = vec![record(sequence, 0, &[1; 3000]), record(sequence, 1, b"y")];
+        commit(&mut journal, vec![write(sequence, records)]);
     }
-    for bytes in [1, 7, 500, 1000] {
-        let copy = directory.path().join(format!("cut-{bytes}"));
+    let (last, length) = log_records(&path).pop().unwrap();
+    for (from, bytes) in [(0, 512), (0, length), (512, 1024), (length - 512, 512)] {
+        let copy = directory.path().join(format!("torn-{from}-{bytes}"));
         copy_directory(&path, &copy);
-        cut(&live_log(&copy), bytes);
+        tear(&copy, last + from, bytes);
         let refused = open(&copy, 20).unwrap_err();
         assert!(matches!(refused, JournalError::Cut { found: 19, recorded: 20 }), "{refused}");
         assert!(refused.lost());
-        let torn = open(&copy, 19).unwrap();
+        let mut torn = open(&copy, 19).unwrap();
         assert_eq!(slots(&torn).len(), 1 + 2 * 19, "the torn write is gone, and it alone");
+        // Life goes on, and the next write takes the torn one's number.
+        commit(&mut torn, vec![write(1, vec![record(30, 0, b"z")])]);
+        drop(torn);
+        assert_eq!(slots(&open(&copy, 20).unwrap()).len(), 1 + 2 * 19 + 1);
     }
 }
 
 #[test]
-fn a_garbled_record_means_a_lost_journal() {
+fn a_garbled_write_before_the_last_means_a_lost_journal() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     let mut journal = create(&path);
     for sequence in 1..=20 {
-        journal.write(&[write(sequence, vec![record(sequence, 0, &[1; 1000])])]).unwrap();
+        commit(&mut journal, vec![write(sequence, vec![record(sequence, 0, &[1; 1000])])]);
     }
-    let length = std::fs::metadata(live_log(&path)).unwrap().len() as usize;
-    for offset in [500, length / 2, length - 500] {
-        let copy = directory.path().join(format!("garbled-{offset}"));
-        copy_directory(&path, &copy);
-        flip(&live_log(&copy), offset);
-        let refused = open(&copy, 0).unwrap_err();
-        assert!(refused.lost(), "{refused}");
+    let records = log_records(&path);
+    // In the magic, the checksum, the length, the number, the id and the payload.
+    for within in [0, 5, 9, 14, 25, 600] {
+        for (start, _) in [records[0], records[9], records[18]] {
+            let copy = directory.path().join("garbled");
+            copy_directory(&path, &copy);
+            flip(&copy.join(LOG_FILE), start + within);
+            let refused = open(&copy, 0).unwrap_err();
+            assert!(refused.lost(), "{refused}");
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
     }
 }
 
 #[test]
-fn a_missing_log_means_a_lost_journal() {
+fn a_missing_or_foreign_log_means_a_lost_journal() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("journal");
-    let mut journal = create(&path);
-    journal.write(&[write(1, vec![record(1, 0, b"x")])]).unwrap();
-    drop(journal);
-    std::fs::remove_file(live_log(&path)).unwrap();
+    let (path, other) = (directory.path().join("journal"), directory.path().join("other"));
+    for path in [&path, &other] {
+        let mut journal = create(path);
+        commit(&mut journal, vec![write(1, vec![record(1, 0, b"x")])]);
+    }
+    std::fs::copy(other.join(LOG_FILE), path.join(LOG_FILE)).unwrap();
+    let refused = open(&path, 1).unwrap_err();
+    assert!(refused.lost() && refused.to_string().contains("another journal"), "{refused}");
+    std::fs::remove_file(path.join(LOG_FILE)).unwrap();
     let refused = open(&path, 1).unwrap_err();
     assert!(refused.lost(), "{refused}");
+}
+
+#[test]
+fn any_flipped_byte_loses_at_most_the_last_write_or_the_journal_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("journal"), directory.path().join("flipped"));
+    let mut journal = create(&path);
+    for sequence in 1..=10 {
+        commit(&mut journal, vec![write(sequence, vec![record(sequence, 0, &[1; 700])])]);
+    }
+    let content = std::fs::read(path.join(LOG_FILE)).unwrap();
+    copy_directory(&path, &copy);
+    for at in (0..40).step_by(5).chain((4096..4096 + 10 * 1024).step_by(239)) {
+        // Opening flushed what it read: begin again from the killed process's files.
+        std::fs::remove_dir_all(&copy).unwrap();
+        copy_directory(&path, &copy);
+        let mut flipped = content.clone();
+        flipped[at] ^= 4;
+        std::fs::write(copy.join(LOG_FILE), flipped).unwrap();
+        match open(&copy, 0) {
+            Ok(journal) => assert!(slots(&journal).len() >= 1 + 9, "byte {at}: writes are missing"),
+            Err(error) => assert!(error.lost(), "byte {at}: {error}"),
+        }
+    }
 }
 
 #[test]
@@ -170,9 +231,9 @@ fn an_old_copy_of_the_journal_is_seen_to_be_cut() {
     let directory = tempfile::tempdir().unwrap();
     let (path, old) = (directory.path().join("journal"), directory.path().join("old"));
     let mut journal = create(&path);
-    journal.write(&[write(1, vec![record(1, 0, b"x")])]).unwrap();
+    commit(&mut journal, vec![write(1, vec![record(1, 0, b"x")])]);
     copy_directory(&path, &old);
-    journal.write(&[write(2, vec![record(2, 0, b"x")])]).unwrap();
+    commit(&mut journal, vec![write(2, vec![record(2, 0, b"x")])]);
     let recorded = journal.durable_number().load(Ordering::Acquire);
     assert_eq!(recorded, 2);
     assert!(matches!(open(&old, recorded), Err(JournalError::Cut { found: 1, recorded: 2 })));
@@ -188,7 +249,7 @@ fn a_journal_made_for_a_rejoin_starts_above_what_the_ledger_recorded() {
     drop(Journal::create(&path, &cluster(), &SharedResources::default(), 42, &records).unwrap());
     let mut journal = open(&path, 41).unwrap();
     assert_eq!(slots(&journal), [Slot::Named(1)]);
-    journal.write(&[write(1, vec![])]).unwrap();
+    commit(&mut journal, vec![write(1, vec![])]);
     assert_eq!(journal.durable_number().load(Ordering::Acquire), 43);
 }
 
@@ -201,25 +262,56 @@ fn a_journal_in_use_is_not_a_lost_one() {
     assert!(!refused.lost(), "{refused}");
 }
 
-#[test]
-fn truncated_records_never_reach_a_table_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("journal");
-    let mut journal = create(&path);
+/// 150 MiB in 600 writes: the log turns its halves several times.
+fn fill(journal: &mut Journal) {
     let body = vec![7u8; 256 << 10];
     for sequence in 1..=600 {
-        journal.write(&[write(sequence, vec![record(sequence, 0, &body)])]).unwrap();
+        commit(journal, vec![write(sequence, vec![record(sequence, 0, &body)])]);
         if sequence % 16 == 0 {
             journal.truncate(Sequence(sequence - 8)).unwrap();
         }
     }
+}
+
+#[test]
+fn truncated_records_never_reach_a_table_file_and_the_log_stays_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let mut journal = create(&path);
+    fill(&mut journal);
     drop(journal);
     let bytes = |ending: &str| -> u64 {
         files(&path, &[ending]).iter().map(|file| std::fs::metadata(file).unwrap().len()).sum()
     };
-    // 150 MiB went through it.
-    assert!(bytes(".log") < 80 << 20, "{} bytes of logs", bytes(".log"));
+    assert!(bytes(LOG_FILE) < 80 << 20, "{} bytes of log", bytes(LOG_FILE));
+    assert!(bytes(".log") < 1 << 20, "{} bytes of RocksDB's own log", bytes(".log"));
     assert!(bytes(".sst") < 16 << 20, "{} bytes of table files", bytes(".sst"));
+}
+
+#[test]
+fn a_kill_after_the_log_has_turned_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("journal"), directory.path().join("killed"));
+    let mut journal = create(&path);
+    fill(&mut journal);
+    copy_directory(&path, &copy);
+    let mut killed = open(&copy, 600).unwrap();
+    killed.truncate(Sequence(592)).unwrap();
+    let left = (593..=600).map(|sequence| Slot::Sequenced(Sequence(sequence), 0));
+    assert_eq!(slots(&killed), std::iter::once(Slot::Named(0)).chain(left).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_write_larger_than_the_log_is_durable_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("journal"), directory.path().join("killed"));
+    let mut journal = create(&path);
+    commit(&mut journal, vec![write(1, vec![record(1, 0, b"before")])]);
+    let huge = (0..10).map(|part| record(2, part, &vec![part; 4 << 20])).collect();
+    assert_eq!(commit(&mut journal, vec![write(2, huge)]), Some(WriteNumber(2)));
+    commit(&mut journal, vec![write(3, vec![record(3, 0, b"after")])]);
+    copy_directory(&path, &copy);
+    assert_eq!(slots(&open(&copy, 3).unwrap()).len(), 1 + 1 + 10 + 1);
 }
 
 #[test]

@@ -148,13 +148,9 @@ fn run(
             let Ok(command) = queue.try_recv() else { break };
             merged.add(command);
         }
-        match carry_out(&mut journal, &merged, metrics) {
-            Ok(Some(number)) => completion(number),
-            Ok(None) => {}
-            Err(error) => {
-                abort(&error);
-                break;
-            }
+        if let Err(error) = carry_out(&mut journal, merged, metrics, completion) {
+            abort(&error);
+            break;
         }
     }
     journal
@@ -185,20 +181,21 @@ impl Merged {
 
 fn carry_out(
     journal: &mut Journal,
-    merged: &Merged,
+    merged: Merged,
     metrics: &JournalMetrics,
-) -> Result<Option<WriteNumber>, StorageError> {
+    completion: &impl Fn(WriteNumber),
+) -> Result<(), StorageError> {
     let started = Instant::now();
-    let number = journal.write(&merged.writes)?;
-    if number.is_some() {
+    journal.write(merged.writes, |number| {
+        completion(number);
         metrics.syncs.inc();
         metrics.bytes.inc_by(merged.bytes as u64);
         metrics.seconds.observe(started.elapsed().as_secs_f64());
-    }
+    })?;
     // After the write, which others wait for. Records at or below a stable checkpoint are of no more
     // use, also those that were queued behind the truncation.
-    if let Some(through) = merged.truncate {
-        journal.truncate(through)?;
+    match merged.truncate {
+        Some(through) => journal.truncate(through),
+        None => Ok(()),
     }
-    Ok(number)
 }

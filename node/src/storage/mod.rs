@@ -1,8 +1,10 @@
-//! The storage on RocksDB: the journal, which is synced, and the ledger, which is not.
+//! The storage on RocksDB: the journal, whose writes are durable one by one, and the ledger.
 //!
 //! Both are directories of one RocksDB instance each and share a block cache and the memory of
 //! unflushed writes ([`SharedResources`]). They are two instances because a sync of one must not
-//! carry the other's bytes to the disk: a vote waits for the journal alone.
+//! carry the other's bytes to the disk: a vote waits for the journal alone. The ledger's batches
+//! lie in RocksDB's own log and reach the disk at its syncs. The journal's do not: it has a log of
+//! its own ([`crate::journal`]), and at this seam a durable write of it is a flush.
 //!
 //! | column family     | journal             | ledger                                      |
 //! |-------------------|---------------------|---------------------------------------------|
@@ -161,8 +163,7 @@ impl RocksStorage {
             handles.push(table_handle(&self.db, *table)?);
         }
         let options = rocksdb::FlushOptions::default();
-        self.db.flush_cfs_opt(&handles, &options).map_err(|e| self.failed("flush", &e))?;
-        self.sync()
+        self.db.flush_cfs_opt(&handles, &options).map_err(|e| self.failed("flush", &e))
     }
 
     /// Memory and disk in use, for metrics.
@@ -267,12 +268,18 @@ impl Storage for RocksStorage {
         if let Some(number) = &self.journal_number {
             native.put(FACT_JOURNAL_NUMBER, number.load(Ordering::Acquire).to_be_bytes());
         }
-        let options = options::write(durability == Durability::Synced);
-        self.db.write_opt(native, &options).map_err(|e| self.failed("write", &e))
+        let synced = durability == Durability::Synced;
+        let options = options::write(self.kind, synced);
+        self.db.write_opt(native, &options).map_err(|e| self.failed("write", &e))?;
+        // Without a log of RocksDB's, a flush is what makes a write durable.
+        if synced && self.kind == Kind::Journal { self.flush() } else { Ok(()) }
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        self.db.flush_wal(true).map_err(|e| self.failed("sync", &e))
+        match self.kind {
+            Kind::Journal => self.flush(),
+            Kind::Ledger => self.db.flush_wal(true).map_err(|e| self.failed("sync", &e)),
+        }
     }
 }
 

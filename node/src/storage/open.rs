@@ -129,7 +129,7 @@ impl RocksStorage {
             facts.put(FACT_KIND, kind.name());
             facts.put(FACT_FORMAT, FORMAT.to_be_bytes());
             facts.put(FACT_CLUSTER, cluster.as_bytes());
-            db.write_opt(facts, &options::write(true)).map_err(|e| named.refused(&e))?;
+            db.write_opt(facts, &options::write(kind, true)).map_err(|e| named.refused(&e))?;
             let storage =
                 Self { db: Arc::new(db), kind, path: draft.clone(), journal_number: None };
             fill(&storage).and_then(|()| storage.flush()).map_err(|e| named.io(&e.reason))?;

@@ -8,9 +8,8 @@ use rocksdb::{
     Options, ReadOptions, WriteBufferManager, WriteOptions,
 };
 
-/// One memtable of the journal. What is truncated before it is full never reaches a table file, so
-/// it is larger than the ledger's. Bytes.
-const JOURNAL_BUFFER_BYTES: usize = 32 << 20;
+/// One memtable of the journal: larger than half of its write-ahead log, whose turns flush it. Bytes.
+const JOURNAL_BUFFER_BYTES: usize = 48 << 20;
 /// One memtable of a busy ledger table. Bytes.
 const LEDGER_BUFFER_BYTES: usize = 16 << 20;
 /// Values from this size on live in blob files, so that compactions do not copy them. Bytes.
@@ -78,10 +77,8 @@ pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Opt
     options.set_max_open_files(OPEN_FILES_MAX);
     // Flushes and compactions reach the disk in small steps, between which the journal's syncs go.
     options.set_bytes_per_sync(512 << 10);
-    options.set_max_total_wal_size(match kind {
-        Kind::Journal => 2 * JOURNAL_BUFFER_BYTES as u64,
-        Kind::Ledger => 8 * LEDGER_BUFFER_BYTES as u64,
-    });
+    options.set_wal_bytes_per_sync(512 << 10);
+    options.set_max_total_wal_size(8 * LEDGER_BUFFER_BYTES as u64);
     options.set_allow_concurrent_memtable_write(false);
     options.set_max_manifest_file_size(4 << 20);
     // RocksDB's own log: small, and only what an operator would act on.
@@ -96,8 +93,7 @@ pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Opt
 
 /// What a damaged write-ahead log means.
 ///
-/// The journal's every record was synced before it had an effect: only its last one may be cut. The
-/// ledger is not synced, so after a power loss its log may end in a hole; it is cut there, and
+/// The journal writes none; what it finds must be whole. The ledger's is not synced, so after a power loss its log may end in a hole; it is cut there, and
 /// brought forward from the journal. Whoever inspects a ledger wants to hear of it instead.
 fn recovery(kind: Kind, how: Use) -> DBRecoveryMode {
     match (kind, how) {
@@ -157,9 +153,13 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
 }
 
 /// How a batch is written.
-pub(super) fn write(synced: bool) -> WriteOptions {
+pub(super) fn write(kind: Kind, synced: bool) -> WriteOptions {
     let mut options = WriteOptions::default();
-    options.set_sync(synced);
+    match kind {
+        // The journal has a write-ahead log of its own.
+        Kind::Journal => options.disable_wal(true),
+        Kind::Ledger => options.set_sync(synced),
+    }
     options
 }
 

@@ -46,9 +46,3 @@ pub fn flip(path: &Path, offset: usize) {
     bytes[offset] ^= 0x10;
     std::fs::write(path, bytes).unwrap();
 }
-
-pub fn cut(path: &Path, bytes: u64) {
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    let length = file.metadata().unwrap().len();
-    file.set_len(length - bytes).unwrap();
-}

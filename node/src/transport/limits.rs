@@ -1,0 +1,345 @@
+//! Every cap of the transport, the endpoint's settings that follow from them, and who may half-open a connection.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use conclave_crypto::transport_limits::TransportLimits;
+use conclave_crypto::{SecretKey, digest};
+use quinn::EndpointConfig;
+use quinn::crypto::{CryptoError, HmacKey};
+use quinn_proto::HashedConnectionIdGenerator;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Class, TransportError};
+
+/// Caps of one class of frames to and from one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassLimits {
+    /// Largest payload, bytes, both ways. A peer that sends more is disconnected.
+    pub frame_max: usize,
+    /// Frames waiting to be sent.
+    pub queue_frames_max: usize,
+    /// Bytes waiting to be sent.
+    pub queue_bytes_max: usize,
+    /// Bytes delivered to the sink whose [`Credit`](super::Credit) is still held. At least one largest frame is
+    /// always allowed.
+    pub inbound_bytes_max: usize,
+}
+
+/// Caps of the peer mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Of [`Class::Vote`].
+    pub vote: ClassLimits,
+    /// Of [`Class::Body`].
+    pub body: ClassLimits,
+    /// Of [`Class::Bulk`].
+    pub bulk: ClassLimits,
+    /// What one connection may use.
+    pub transport: TransportLimits,
+    /// Until a connection has been made and both hellos have been read.
+    pub hello_time: Duration,
+    /// From the first byte of a frame to its last, and a second more for each 512 KiB of it.
+    pub frame_time: Duration,
+    /// The first pause before dialling again; it doubles with each failure.
+    pub backoff_min: Duration,
+    /// The longest pause before dialling again.
+    pub backoff_max: Duration,
+    /// Connections that have not said hello yet, in all.
+    pub half_open_max: usize,
+    /// Connections that have not said hello yet, of one address.
+    pub half_open_per_source_max: usize,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            vote: ClassLimits {
+                frame_max: 1 << 20,
+                queue_frames_max: 16 << 10,
+                queue_bytes_max: 8 << 20,
+                inbound_bytes_max: 4 << 20,
+            },
+            body: ClassLimits {
+                frame_max: 8 << 20,
+                queue_frames_max: 1 << 10,
+                queue_bytes_max: 48 << 20,
+                inbound_bytes_max: 24 << 20,
+            },
+            bulk: ClassLimits {
+                frame_max: 8 << 20,
+                queue_frames_max: 64,
+                queue_bytes_max: 16 << 20,
+                inbound_bytes_max: 16 << 20,
+            },
+            transport: TransportLimits::peer(),
+            hello_time: Duration::from_secs(2),
+            frame_time: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            half_open_max: 64,
+            half_open_per_source_max: 32,
+        }
+    }
+}
+
+impl PeerLimits {
+    /// The caps of one class.
+    pub fn class(&self, class: Class) -> &ClassLimits {
+        match class {
+            Class::Vote => &self.vote,
+            Class::Body => &self.body,
+            Class::Bulk => &self.bulk,
+        }
+    }
+}
+
+/// Caps of the endpoint for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Connections in all, half-open ones included.
+    pub connections_max: usize,
+    /// Connections of one client key.
+    pub connections_per_key_max: usize,
+    /// Connections that have not said hello yet, in all.
+    pub half_open_max: usize,
+    /// Connections that have not said hello yet, of one address.
+    pub half_open_per_source_max: usize,
+    /// Largest payload from a client, bytes.
+    pub frame_max: usize,
+    /// Largest payload to a client, bytes.
+    pub reply_max: usize,
+    /// Replies waiting to be sent on one connection.
+    pub queue_frames_max: usize,
+    /// Bytes of replies waiting to be sent on one connection.
+    pub queue_bytes_max: usize,
+    /// Bytes of one connection that were delivered and whose credit is still held.
+    pub inbound_bytes_max: usize,
+    /// The same for all connections together.
+    pub inbound_bytes_total_max: usize,
+    /// What one connection may use.
+    pub transport: TransportLimits,
+    /// Until a connection has been made and the client's hello has been read.
+    pub hello_time: Duration,
+    /// From the first byte of a frame to its last, and a second more for each 512 KiB of it.
+    pub frame_time: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 512,
+            connections_per_key_max: 64,
+            half_open_max: 128,
+            half_open_per_source_max: 64,
+            frame_max: 4 << 20,
+            reply_max: 8 << 20,
+            queue_frames_max: 4 << 10,
+            queue_bytes_max: 16 << 20,
+            inbound_bytes_max: 8 << 20,
+            inbound_bytes_total_max: 64 << 20,
+            transport: TransportLimits::node(),
+            hello_time: Duration::from_secs(5),
+            frame_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Bytes asked of the kernel for each direction of a socket. One replica's burst to all others must fit; the kernel
+/// gives what it may.
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Binds the UDP port.
+///
+/// # Errors
+/// [`TransportError::PortInUse`] where another socket has it, [`TransportError::Bind`] for all else.
+pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, TransportError> {
+    let bound = || -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        // Best effort: a smaller buffer costs packets under load, which are sent again.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    bound().map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            TransportError::PortInUse { address }
+        } else {
+            TransportError::Bind { address, source }
+        }
+    })
+}
+
+/// Settings of an endpoint that outlive its process.
+///
+/// Connection ids and reset tokens follow from the node's key. Packets of a connection that the previous process had
+/// are then recognised and answered by a reset, so that peers learn of a restart with their next packet and not after
+/// the idle timeout.
+pub(super) fn endpoint_config(key: &SecretKey, limits: &TransportLimits) -> EndpointConfig {
+    let reset = ResetKey(*key.derive("transport/stateless-reset"));
+    let ids = key.derive("transport/connection-id");
+    let ids = u64::from_le_bytes(*ids.first_chunk().expect("a derived secret has 32 bytes"));
+    let mut config = EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
+        .max_udp_payload_size(limits.mtu.clamp(1472, conclave_crypto::transport_limits::MTU_MAX))
+        .expect("the packet size was clamped to what QUIC allows");
+    config
+}
+
+/// The accepting side's settings on top of the TLS ones.
+pub(super) fn harden(config: &mut quinn::ServerConfig, limits: &TransportLimits, half_open: usize) {
+    config
+        .transport_config(limits.config())
+        .migration(false)
+        .max_incoming(half_open)
+        .incoming_buffer_size(16 << 10)
+        .incoming_buffer_size_total(256 << 10);
+}
+
+/// Makes reset tokens from connection ids. They are 16 of 32 bytes of a keyed hash over one id, so that nothing can
+/// be appended to what was hashed.
+struct ResetKey([u8; 32]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let token = digest("transport-reset-token", &[&self.0, data]);
+        let length = signature_out.len().min(32);
+        signature_out[..length].copy_from_slice(&token.as_bytes()[..length]);
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let token = digest("transport-reset-token", &[&self.0, data]);
+        let differs = token.as_bytes().iter().zip(signature).fold(0, |sum, (a, b)| sum | (a ^ b));
+        if differs == 0 && signature.len() == 32 { Ok(()) } else { Err(CryptoError) }
+    }
+}
+
+/// What to do with a connection attempt.
+pub(super) enum Admission {
+    /// Go on; the place is taken until the guard is dropped.
+    Admitted(HalfOpenGuard),
+    /// First let it prove that it receives packets at its address.
+    Retry,
+    /// There is no place.
+    Refused,
+}
+
+/// Counts connections between their first packet and their hello.
+///
+/// Invariant: at most `max` entries in all, and `per_source_max` of one address. Above half of `max`, only those whose
+/// address is proven get a place, so that forged addresses fill no more than half.
+#[derive(Debug)]
+pub(super) struct HalfOpen {
+    max: usize,
+    per_source_max: usize,
+    sources: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+impl HalfOpen {
+    pub(super) fn new(max: usize, per_source_max: usize) -> Arc<Self> {
+        Arc::new(Self { max, per_source_max, sources: Mutex::default() })
+    }
+
+    pub(super) fn admit(self: &Arc<Self>, incoming: &quinn::Incoming) -> Admission {
+        self.admit_source(incoming.remote_address().ip(), !incoming.may_retry())
+    }
+
+    fn admit_source(self: &Arc<Self>, source: IpAddr, proven: bool) -> Admission {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = sources.values().sum();
+        let here = sources.get(&source).copied().unwrap_or(0);
+        if total >= self.max || here >= self.per_source_max {
+            return Admission::Refused;
+        }
+        if total >= self.max / 2 && !proven {
+            return Admission::Retry;
+        }
+        sources.insert(source, here + 1);
+        Admission::Admitted(HalfOpenGuard { counts: Arc::clone(self), source })
+    }
+}
+
+/// One place among the half-open connections.
+#[derive(Debug)]
+pub(super) struct HalfOpenGuard {
+    counts: Arc<HalfOpen>,
+    source: IpAddr,
+}
+
+impl Drop for HalfOpenGuard {
+    fn drop(&mut self) {
+        let mut sources = self.counts.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sources.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Lets one line a second into the log about what strangers can cause at will.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Throttle {
+    /// How many lines were left out before this one, or `None` to leave this one out too.
+    pub(super) fn pass(&self) -> Option<u64> {
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            state.1 += 1;
+            return None;
+        }
+        state.0 = Some(now);
+        Some(std::mem::take(&mut state.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_open_places_are_counted_per_source_and_in_all_and_come_back() {
+        let half_open = HalfOpen::new(4, 2);
+        let source = |last| IpAddr::from([127, 0, 0, last]);
+        let admit = |last, proven| match half_open.admit_source(source(last), proven) {
+            Admission::Admitted(guard) => Some(guard),
+            Admission::Retry | Admission::Refused => None,
+        };
+        let first = admit(1, false).expect("a place");
+        let _second = admit(1, false).expect("a place");
+        assert!(admit(1, true).is_none(), "the source has its share");
+        assert!(matches!(half_open.admit_source(source(2), false), Admission::Retry));
+        let _third = admit(2, true).expect("a place");
+        let _fourth = admit(3, true).expect("a place");
+        assert!(matches!(half_open.admit_source(source(4), true), Admission::Refused));
+        drop(first);
+        assert!(admit(4, true).is_some());
+    }
+
+    #[test]
+    fn the_same_key_recognises_its_reset_tokens_after_a_restart() {
+        let key = SecretKey::from_seed([9; 32]);
+        let token = |key: &SecretKey| {
+            let mut token = [0; 32];
+            ResetKey(*key.derive("transport/stateless-reset")).sign(b"connection", &mut token);
+            token
+        };
+        assert_eq!(token(&key), token(&SecretKey::from_seed([9; 32])));
+        assert_ne!(token(&key), token(&SecretKey::from_seed([8; 32])));
+    }
+}
