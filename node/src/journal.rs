@@ -3,6 +3,7 @@
 //! | table     | key                            | value                                        |
 //! |-----------|--------------------------------|----------------------------------------------|
 //! | `journal` | `00`                           | number of the last write, u64 big endian     |
+//! | `journal` | `00 01`                        | highest truncated sequence, u64 big endian   |
 //! | `journal` | `01`, name (1)                 | the record in [`Slot::Named`]                |
 //! | `journal` | `02`, sequence (8 BE), part (1)| the record in [`Slot::Sequenced`]            |
 //! | `meta`    | `log`                          | the random id of its write-ahead log, 8 bytes|
@@ -43,6 +44,7 @@ pub const LOG_FILE: &str = "write-ahead";
 
 const KEY_LOG: &[u8] = b"log";
 const KEY_NUMBER: &[u8] = &[0];
+const KEY_TRUNCATED: &[u8] = &[0, 1];
 const KEY_NAMED: u8 = 1;
 const KEY_SEQUENCED: u8 = 2;
 /// Above every key.
@@ -98,6 +100,8 @@ pub struct Journal {
     durable: Arc<AtomicU64>,
     number: u64,
     truncated: Sequence,
+    /// Truncated by this process, so that the next range starts here.
+    swept: Sequence,
 }
 
 impl std::fmt::Debug for Journal {
@@ -162,21 +166,14 @@ impl Journal {
         if number < recorded {
             return Err(JournalError::Cut { found: number, recorded });
         }
-        let mut first = storage.scan(Table::Journal, &[KEY_SEQUENCED], Some(KEY_END), 1)?;
-        let truncated = match first.pop() {
-            None => Sequence(0),
-            Some((key, _)) => match decode_key(&key)? {
-                Slot::Sequenced(sequence, _) => sequence.minus(1),
-                Slot::Named(_) => Sequence(0),
-            },
-        };
+        let truncated = truncated_of(&*storage)?;
         let durable = Arc::new(AtomicU64::new(number));
-        Ok(Self { storage, ahead: None, durable, number, truncated })
+        Ok(Self { storage, ahead: None, durable, number, truncated, swept: Sequence(0) })
     }
 
     fn with_log(storage: RocksStorage, path: &Path, recorded: u64) -> Result<Self, JournalError> {
         let storage = Arc::new(storage);
-        let (log, replay) = read_log(&*storage, path)?;
+        let (log, replay) = read_log(&storage, path)?;
         if !replay.is_empty() {
             for (number, payload) in replay {
                 storage.write(decode_payload(number, &payload)?, Durability::Buffered)?;
@@ -252,13 +249,16 @@ impl Journal {
         if through <= self.truncated {
             return Ok(());
         }
-        // From the last truncation on: ranges that do not overlap stay cheap to merge.
-        let from = key(Slot::Sequenced(self.truncated, 0));
+        // From the last truncation on: ranges that do not overlap stay cheap to merge. The first one
+        // of a process starts at zero and takes what came late to the process before.
+        let from = key(Slot::Sequenced(self.swept, 0));
         let to = key(Slot::Sequenced(through.next(), 0));
         let mut batch = WriteBatch::default();
         batch.delete_range(Table::Journal, from, to);
+        batch.put(Table::Journal, KEY_TRUNCATED, through.0.to_be_bytes());
         self.storage.write(batch, Durability::Buffered)?;
         self.truncated = through;
+        self.swept = through;
         Ok(())
     }
 
@@ -327,8 +327,28 @@ impl Drop for WriteAhead {
     }
 }
 
+/// The height that a journal says its ledger holds durably: it dropped what lies at or below it.
+///
+/// For inspection, without a node; 0 where nothing was dropped. A journal may be killed before it
+/// says so, and never says so before it is true.
+///
+/// # Errors
+/// A [`JournalError`], when there is none or it is in use.
+pub fn truncated(path: &Path, resources: &SharedResources) -> Result<Sequence, JournalError> {
+    let (storage, _) = RocksStorage::open_read_only(Kind::Journal, path, resources)?;
+    truncated_of(&storage)
+}
+
 fn number_of(storage: &dyn Storage) -> Result<u64, JournalError> {
-    match storage.get(Table::Journal, KEY_NUMBER)? {
+    stored_u64(storage, KEY_NUMBER)
+}
+
+fn truncated_of(storage: &dyn Storage) -> Result<Sequence, JournalError> {
+    stored_u64(storage, KEY_TRUNCATED).map(Sequence)
+}
+
+fn stored_u64(storage: &dyn Storage, key: &[u8]) -> Result<u64, JournalError> {
+    match storage.get(Table::Journal, key)? {
         None => Ok(0),
         Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice())
             .map(u64::from_be_bytes)
@@ -346,12 +366,13 @@ fn read_log(storage: &RocksStorage, path: &Path) -> Result<(Log, Replay), Journa
     let opened = Log::open(&file, id, number_of(storage)?);
     opened.map_err(|error| {
         let (path, reason) = (path.to_owned(), error.to_string());
-        JournalError::Open(match error.kind() {
-            ErrorKind::NotFound | ErrorKind::InvalidData => {
-                OpenError::Corrupt { kind, path, reason: format!("{LOG_FILE}: {reason}") }
-            }
-            ErrorKind::Unsupported => OpenError::NewerFormat { kind, path, found: reason },
-            _ => OpenError::Io { kind, path, reason },
+        let what = error.kind();
+        JournalError::Open(if what == ErrorKind::NotFound || what == ErrorKind::InvalidData {
+            OpenError::Corrupt { kind, path, reason: format!("{LOG_FILE}: {reason}") }
+        } else if what == ErrorKind::Unsupported {
+            OpenError::NewerFormat { kind, path, found: reason }
+        } else {
+            OpenError::Io { kind, path, reason }
         })
     })
 }
