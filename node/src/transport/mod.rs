@@ -8,6 +8,7 @@
 //! - [`thread`]: one thread, one single-threaded tokio runtime, one doorbell. A sender on another thread wakes the
 //!   runtime at most once for everything that it queues before the runtime looks.
 //! - `lane`: the bounded queue of one class of frames to one receiver, and its coalescing writer.
+//! - `socket`: the UDP socket, with fewer system calls.
 //! - `inbound`: the reader of one stream: frames, deadlines, credit.
 //! - [`peers`]: who is dialled, who is accepted, hello, which connection of a pair counts.
 //! - [`clients`]: the endpoint for clients, with quotas of its own.
@@ -28,6 +29,7 @@ mod inbound;
 mod lane;
 pub mod limits;
 pub mod peers;
+mod socket;
 pub mod thread;
 
 use std::io;

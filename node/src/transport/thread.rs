@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::TransportError;
 use super::lane::Lane;
+use super::socket::Socket;
 
 /// How long an orderly stop waits for the last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -101,8 +102,10 @@ impl ThreadCore {
         socket: std::net::UdpSocket,
     ) -> std::io::Result<EndpointSlot> {
         let _entered = self.runtime.enter();
+        let socket = Arc::new(Socket::new(socket)?);
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(config, Some(server), socket, runtime)?;
+        let endpoint =
+            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
         let slot = EndpointSlot { address: endpoint.local_addr()?, endpoint: Arc::default() };
         *slot.lock() = Some(endpoint);
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).push(slot.clone());
