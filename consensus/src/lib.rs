@@ -20,6 +20,7 @@ pub mod pbft;
 pub mod replica;
 pub mod requests;
 pub mod state_machine;
+pub mod state_sync;
 pub mod state_trie;
 pub mod storage;
 pub mod types;

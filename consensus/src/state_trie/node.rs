@@ -51,6 +51,15 @@ impl Position {
         self.0.iter().enumerate().all(|(depth, nibble)| nibble_of(path, depth) == *nibble)
     }
 
+    /// The nibble of a path that follows after this prefix.
+    ///
+    /// # Panics
+    /// At depth 64, where no node has children.
+    #[must_use]
+    pub(crate) fn next_nibble(&self, path: &Digest) -> u8 {
+        nibble_of(path, self.depth())
+    }
+
     /// The key under which the node is stored.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
@@ -159,10 +168,13 @@ impl Node {
     pub fn summary(&self) -> Child {
         match self {
             Self::Inner(inner) => Child { count: inner.count(), hash: inner.hash() },
-            Self::Page(leaves) => {
-                page_summary(leaves.iter().map(|leaf| (&leaf.path, &leaf.digest)))
-            }
+            Self::Page(leaves) => Self::page_summary_of(leaves),
         }
+    }
+
+    /// Count and hash of a page of these leaves.
+    pub(crate) fn page_summary_of(leaves: &[Leaf]) -> Child {
+        page_summary(leaves.iter().map(|leaf| (&leaf.path, &leaf.digest)))
     }
 
     /// Its stored form.

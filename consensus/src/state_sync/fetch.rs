@@ -1,0 +1,570 @@
+//! The side that lacks the state: asking, checking, staging.
+
+use super::message::{Item, TransferMessage, TransferRequest, TransferTarget, WANTS_MAX, Want};
+use super::own::{Own, OwnNode};
+use super::{Expected, staged_node, staged_value_key};
+use crate::state_trie::{
+    Leaf, Node, NodeError, PAGE_LEAVES_MAX, Position, leaf_digest, replicated, root_digest,
+    value_digest,
+};
+use crate::storage::{Snapshot, StorageError, Table, WriteBatch};
+use crate::types::ReplicaId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Requests on their way to one peer, and to all.
+const FLIGHTS_PER_PEER: usize = 2;
+const FLIGHTS_MAX: usize = 8;
+
+/// A peer has this long to answer; twice as long after each time it did not, up to eight times.
+const ANSWER_MS: u64 = 3_000;
+
+/// Nodes looked at without waiting for anybody, per call: what bounds one call's time.
+const LOCAL_NODES_MAX: usize = 1024;
+
+/// What a peer sent that no correct one sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Blame {
+    /// A node that is not what its parent says.
+    #[error("a node whose hash is not the certified one")]
+    Hash,
+    /// A value that is not what its page says.
+    #[error("a value whose digest is not the certified one")]
+    Value,
+    /// Bytes that are no node, or a node that cannot stand there.
+    #[error("{0}")]
+    Node(#[from] NodeError),
+    /// More, less or other than was asked for.
+    #[error("an answer that does not fit the question")]
+    Answer,
+}
+
+/// What the caller has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncAction {
+    /// Send this; best effort.
+    Send {
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        message: TransferMessage,
+    },
+    /// Write this; buffered is enough, for nothing counts before the swap.
+    Stage(WriteBatch),
+    /// A peer is faulty; it is not asked again.
+    Blame {
+        /// Which one.
+        peer: ReplicaId,
+        /// What it did.
+        what: Blame,
+    },
+    /// No peer serves this target any more: find a newer one, then [`StateSync::retarget`].
+    NeedTarget,
+    /// All is staged or was there: sync the storage, then [`super::Swap`].
+    Complete,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows of the target; 0 until its top is known.
+    pub rows: u64,
+    /// Rows that were equal here already, or staged before.
+    pub skipped: u64,
+    /// Rows fetched by this transfer.
+    pub fetched: u64,
+    /// Bytes of nodes and values received.
+    pub bytes: u64,
+}
+
+/// A part of the target that is still to be looked at or fetched.
+struct Task {
+    position: Position,
+    expected: Expected,
+    own: Own,
+    /// Once the page is known: it, and the leaves whose values are missing.
+    page: Option<(Vec<Leaf>, u16)>,
+}
+
+impl Task {
+    fn want(&self) -> Want {
+        let values = match &self.page {
+            Some((_, missing)) => *missing,
+            // Where nothing of one's own lies, every row of a page is missing.
+            None if matches!(self.own, Own::Nothing) => u16::MAX,
+            None => 0,
+        };
+        Want { position: self.position.clone(), node: self.page.is_none(), values }
+    }
+}
+
+struct Flight {
+    peer: ReplicaId,
+    due_ms: u64,
+    tasks: Vec<Task>,
+}
+
+#[derive(Default)]
+struct Peer {
+    flights: usize,
+    timeouts: u32,
+    /// Not asked before this, after it kept us waiting.
+    rest_until_ms: u64,
+    last_asked: u64,
+    faulty: bool,
+    unavailable: bool,
+}
+
+/// Fetches one certified state.
+///
+/// Memory: at most [`FLIGHTS_MAX`] × [`WANTS_MAX`] parts on their way and, since the newest part is
+/// always looked at first, 15 siblings for each of the levels above each of them. A peer's answer is
+/// at most one frame.
+pub struct StateSync {
+    target: TransferTarget,
+    reader: Arc<dyn Snapshot>,
+    tasks: Vec<Task>,
+    /// Tasks that nothing local settles.
+    remote: Vec<Task>,
+    flights: BTreeMap<u64, Flight>,
+    peers: BTreeMap<ReplicaId, Peer>,
+    next_id: u64,
+    progress: Progress,
+    difference: Option<(Table, Vec<u8>)>,
+    finished: bool,
+    starved: bool,
+}
+
+impl StateSync {
+    /// Begins or resumes. `reader` shows the own tables, the trie folded up to them, and what was
+    /// staged before. The target must be verified.
+    #[must_use]
+    pub fn begin(
+        target: TransferTarget,
+        reader: Arc<dyn Snapshot>,
+        peers: impl IntoIterator<Item = ReplicaId>,
+    ) -> Self {
+        let mut sync = Self {
+            tasks: Vec::new(),
+            remote: Vec::new(),
+            target,
+            reader,
+            flights: BTreeMap::new(),
+            peers: peers.into_iter().map(|peer| (peer, Peer::default())).collect(),
+            next_id: 1,
+            progress: Progress::default(),
+            difference: None,
+            finished: false,
+            starved: false,
+        };
+        sync.restart();
+        sync
+    }
+
+    /// Goes on with a newer target; what is staged and still fits is kept. `reader` as for
+    /// [`Self::begin`].
+    pub fn retarget(&mut self, target: TransferTarget, reader: Arc<dyn Snapshot>) {
+        self.target = target;
+        self.reader = reader;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.remote.clear();
+        self.flights.clear();
+        self.progress = Progress::default();
+        (self.finished, self.starved) = (false, false);
+        for peer in self.peers.values_mut() {
+            (peer.flights, peer.unavailable) = (0, false);
+        }
+        let root = self.target.state_root();
+        let top = Task {
+            position: Position::default(),
+            expected: Expected::Root(root),
+            own: Own::Stored,
+            page: None,
+        };
+        // An empty state has no top.
+        self.tasks = if root == root_digest(None) { Vec::new() } else { vec![top] };
+    }
+
+    /// What is fetched.
+    #[must_use]
+    pub fn target(&self) -> &TransferTarget {
+        &self.target
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The smallest row, of those met so far, that the own state has otherwise or not at all.
+    #[must_use]
+    pub fn first_difference(&self) -> Option<&(Table, Vec<u8>)> {
+        self.difference.as_ref()
+    }
+
+    /// A peer came up.
+    pub fn add_peer(&mut self, peer: ReplicaId) {
+        let peer = self.peers.entry(peer).or_default();
+        (peer.rest_until_ms, peer.timeouts) = (0, 0);
+        self.starved = false;
+    }
+
+    /// A peer went away: what it was asked for is asked of others.
+    pub fn remove_peer(&mut self, peer: ReplicaId) {
+        let lost: Vec<u64> =
+            self.flights.iter().filter(|(_, f)| f.peer == peer).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.land(id);
+        }
+        // A faulty peer stays known, or it could come back as a new one.
+        self.peers.retain(|id, known| *id != peer || known.faulty);
+    }
+
+    /// Whether [`Self::poll`] has more to look at right now, without any answer.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.tasks.is_empty() && self.remote.len() < WANTS_MAX * FLIGHTS_MAX
+    }
+
+    /// Goes as far as it can without an answer: gives up on late ones, looks at what is here already,
+    /// asks for more. To be called every few hundred milliseconds, and at once while
+    /// [`Self::is_busy`].
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn poll(&mut self, now_ms: u64) -> Result<Vec<SyncAction>, StorageError> {
+        let mut actions = Vec::new();
+        if self.finished {
+            return Ok(actions);
+        }
+        self.time_out(now_ms);
+        for _ in 0..LOCAL_NODES_MAX {
+            if self.remote.len() >= WANTS_MAX * FLIGHTS_MAX {
+                break;
+            }
+            let Some(task) = self.tasks.pop() else { break };
+            self.look(task)?;
+        }
+        self.ask(now_ms, &mut actions);
+        if self.tasks.is_empty() && self.remote.is_empty() && self.flights.is_empty() {
+            self.finished = true;
+            actions.push(SyncAction::Complete);
+        } else if self.flights.is_empty() && !self.remote.is_empty() && !self.starved {
+            let hopeless = |peer: &Peer| peer.faulty || peer.unavailable;
+            if self.peers.values().all(hopeless) {
+                self.starved = true;
+                actions.push(SyncAction::NeedTarget);
+            }
+        }
+        Ok(actions)
+    }
+
+    /// A peer's answer. Messages that answer no open request of that peer are ignored.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: TransferMessage,
+        now_ms: u64,
+    ) -> Result<Vec<SyncAction>, StorageError> {
+        let mut actions = Vec::new();
+        match message {
+            TransferMessage::Chunk { id, items } if self.is_open(id, from) => {
+                self.on_chunk(id, from, items, &mut actions)?;
+            }
+            TransferMessage::Unavailable { id } if self.is_open(id, from) => {
+                self.land(id);
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.unavailable = true;
+                }
+            }
+            TransferMessage::Chunk { .. }
+            | TransferMessage::Unavailable { .. }
+            | TransferMessage::AskTarget
+            | TransferMessage::Target(_)
+            | TransferMessage::Request(_) => return Ok(actions),
+        }
+        actions.append(&mut self.poll(now_ms)?);
+        Ok(actions)
+    }
+
+    fn is_open(&self, id: u64, from: ReplicaId) -> bool {
+        self.flights.get(&id).is_some_and(|flight| flight.peer == from)
+    }
+
+    /// Ends a request without an answer: its parts are to be asked for again.
+    fn land(&mut self, id: u64) {
+        if let Some(flight) = self.flights.remove(&id) {
+            self.remote.extend(flight.tasks);
+            if let Some(peer) = self.peers.get_mut(&flight.peer) {
+                peer.flights = peer.flights.saturating_sub(1);
+            }
+        }
+    }
+
+    fn time_out(&mut self, now_ms: u64) {
+        let late: Vec<(u64, ReplicaId)> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.due_ms <= now_ms)
+            .map(|(id, flight)| (*id, flight.peer))
+            .collect();
+        for (id, peer) in late {
+            self.land(id);
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                let rest = ANSWER_MS << peer.timeouts.min(3);
+                peer.timeouts = peer.timeouts.saturating_add(1);
+                peer.rest_until_ms = now_ms.saturating_add(rest);
+            }
+        }
+    }
+
+    fn ask(&mut self, now_ms: u64, actions: &mut Vec<SyncAction>) {
+        while !self.remote.is_empty() && self.flights.len() < FLIGHTS_MAX {
+            // Who was asked longest ago, among those that have room: all are asked in turn.
+            let Some((to, peer)) = self
+                .peers
+                .iter_mut()
+                .filter(|(_, peer)| !peer.faulty && !peer.unavailable)
+                .filter(|(_, p)| p.flights < FLIGHTS_PER_PEER && p.rest_until_ms <= now_ms)
+                .min_by_key(|(_, peer)| (peer.flights, peer.last_asked))
+            else {
+                return;
+            };
+            let (to, id) = (*to, self.next_id);
+            self.next_id += 1;
+            peer.flights += 1;
+            peer.last_asked = id;
+            let due_ms = now_ms.saturating_add(ANSWER_MS << peer.timeouts.min(3));
+            let tasks = self.remote.split_off(self.remote.len().saturating_sub(WANTS_MAX));
+            let wants = tasks.iter().map(Task::want).collect();
+            let request = TransferRequest { id, height: self.target.height(), wants };
+            self.flights.insert(id, Flight { peer: to, due_ms, tasks });
+            actions.push(SyncAction::Send { to, message: TransferMessage::Request(request) });
+        }
+    }
+
+    /// Settles a part locally if that is possible: equal here, or staged before.
+    fn look(&mut self, task: Task) -> Result<(), StorageError> {
+        let Task { position, expected, own, page } = task;
+        if page.is_some() {
+            self.remote.push(Task { position, expected, own, page });
+            return Ok(());
+        }
+        let reader = self.reader.clone();
+        let own_node = own.clone().look(&*reader, &position)?;
+        if let Some(summary) = own_node.summary()
+            && expected.holds(summary)
+        {
+            if position.depth() == 0 {
+                self.progress.rows = summary.count;
+            }
+            self.progress.skipped += summary.count;
+            return Ok(());
+        }
+        match staged_node(&*reader, &position, &expected)? {
+            Some(node) => self.expand(position, expected, node, &own_node),
+            None => {
+                self.remote.push(Task { position, expected, own, page: None });
+                Ok(())
+            }
+        }
+    }
+
+    /// What a known node of the target leaves to be done.
+    fn expand(
+        &mut self,
+        position: Position,
+        expected: Expected,
+        node: Node,
+        own: &OwnNode,
+    ) -> Result<(), StorageError> {
+        if position.depth() == 0 {
+            self.progress.rows = node.summary().count;
+        }
+        let leaves = match node {
+            Node::Inner(inner) => {
+                for (nibble, child) in (0u8..).zip(inner.children) {
+                    let Some(child) = child else { continue };
+                    let (below, summary) = own.child(&position, nibble);
+                    if summary == Some(child) {
+                        self.progress.skipped += child.count;
+                        continue;
+                    }
+                    self.tasks.push(Task {
+                        position: position.child(nibble),
+                        expected: Expected::Child(child),
+                        own: below,
+                        page: None,
+                    });
+                }
+                return Ok(());
+            }
+            Node::Page(leaves) => leaves,
+        };
+        let mut missing = 0;
+        for (index, leaf) in leaves.iter().enumerate() {
+            if self.has(&position, leaf, own)? {
+                self.progress.skipped += 1;
+            } else {
+                missing |= 1 << index;
+            }
+        }
+        if missing != 0 {
+            let page = Some((leaves, missing));
+            self.remote.push(Task { position, expected, own: Own::Nothing, page });
+        }
+        Ok(())
+    }
+
+    /// Whether the value of a leaf is in the own table or staged.
+    fn has(
+        &mut self,
+        position: &Position,
+        leaf: &Leaf,
+        own: &OwnNode,
+    ) -> Result<bool, StorageError> {
+        let reader = self.reader.clone();
+        let mine = own.leaf(&*reader, position, &leaf.path)?;
+        if mine.is_some_and(|mine| mine.digest == leaf.digest) {
+            return Ok(true);
+        }
+        if let Some(table) = replicated(leaf.table)
+            && self.difference.as_ref().is_none_or(|(t, key)| (*t, key) > (table, &leaf.key))
+        {
+            self.difference = Some((table, leaf.key.clone()));
+        }
+        let staged = reader.get(Table::Staging, &staged_value_key(&leaf.path))?;
+        Ok(staged.is_some_and(|value| is_value_of(leaf, &value)))
+    }
+
+    fn on_chunk(
+        &mut self,
+        id: u64,
+        from: ReplicaId,
+        items: Vec<Item>,
+        actions: &mut Vec<SyncAction>,
+    ) -> Result<(), StorageError> {
+        let Some(mut flight) = self.flights.remove(&id) else { return Ok(()) };
+        let peer = self.peers.entry(from).or_default();
+        peer.flights = peer.flights.saturating_sub(1);
+        let mut batch = WriteBatch::default();
+        let answered = items.len();
+        let fits = answered > 0 && answered <= flight.tasks.len();
+        let unanswered = flight.tasks.split_off(if fits { answered } else { 0 });
+        self.remote.extend(unanswered);
+        let mut what = (!fits).then_some(Blame::Answer);
+        for (task, item) in flight.tasks.into_iter().zip(items) {
+            match check(&task, &item) {
+                // What stands before the bad part was proven, whoever sent it.
+                Ok(node) if what.is_none() => self.accept(task, node, item, &mut batch)?,
+                Ok(_) => self.remote.push(task),
+                Err(error) => {
+                    what = what.or(Some(error));
+                    self.remote.push(task);
+                }
+            }
+        }
+        let peer = self.peers.entry(from).or_default();
+        match what {
+            Some(what) => {
+                peer.faulty = true;
+                actions.push(SyncAction::Blame { peer: from, what });
+            }
+            None => (peer.timeouts, peer.rest_until_ms) = (0, 0),
+        }
+        if !batch.writes.is_empty() {
+            actions.push(SyncAction::Stage(batch));
+        }
+        Ok(())
+    }
+
+    /// Stages a checked part and takes up what follows from it.
+    fn accept(
+        &mut self,
+        task: Task,
+        node: Option<Node>,
+        item: Item,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StorageError> {
+        let Task { position, expected, own, page } = task;
+        let (leaves, missing) = match (node, page) {
+            (Some(node), _) => {
+                let bytes = item.node.unwrap_or_default().into_vec();
+                self.progress.bytes += bytes.len() as u64;
+                batch.put(Table::Staging, position.key(), bytes);
+                let own = own.look(&*self.reader.clone(), &position)?;
+                self.expand(position.clone(), expected, node, &own)?;
+                // What a page still misses was put last; values that came along count against it.
+                match self.remote.pop_if(|task| task.position == position && task.page.is_some()) {
+                    Some(Task { page: Some(page), .. }) => page,
+                    Some(_) | None => return Ok(()),
+                }
+            }
+            (None, Some(page)) => page,
+            (None, None) => return Ok(()),
+        };
+        let mut missing = missing;
+        for (index, value) in item.values {
+            if missing & 1 << index == 0 {
+                continue;
+            }
+            missing &= !(1 << index);
+            self.progress.fetched += 1;
+            self.progress.bytes += value.len() as u64;
+            let leaf = &leaves[usize::from(index)];
+            batch.put(Table::Staging, staged_value_key(&leaf.path), value.into_vec());
+        }
+        if missing != 0 {
+            let page = Some((leaves, missing));
+            self.remote.push(Task { position, expected, own: Own::Nothing, page });
+        }
+        Ok(())
+    }
+}
+
+/// Checks an answer against what is proven: the node's hash against its parent's word, each value
+/// against its page. Answers the node if one was asked for.
+fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
+    let node = match (&task.page, &item.node) {
+        (None, Some(bytes)) => {
+            let node = Node::decode(bytes)?;
+            if !task.expected.holds(node.summary()) {
+                return Err(Blame::Hash);
+            }
+            node.belongs_at(&task.position)?;
+            Some(node)
+        }
+        (Some(_), None) if !item.values.is_empty() => None,
+        (None, None) | (Some(_), _) => return Err(Blame::Answer),
+    };
+    let ascending = item.values.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    if !ascending || item.values.len() > PAGE_LEAVES_MAX {
+        return Err(Blame::Answer);
+    }
+    let leaves = match (&node, &task.page) {
+        (Some(Node::Page(leaves)), _) | (None, Some((leaves, _))) => leaves.as_slice(),
+        (Some(Node::Inner(_)), _) | (None, None) => &[],
+    };
+    let wanted = task.want().values;
+    for (index, value) in &item.values {
+        let leaf = leaves.get(usize::from(*index)).ok_or(Blame::Answer)?;
+        if wanted & 1 << index == 0 {
+            return Err(Blame::Answer);
+        }
+        if !is_value_of(leaf, value) {
+            return Err(Blame::Value);
+        }
+    }
+    Ok(node)
+}
+
+pub(super) fn is_value_of(leaf: &Leaf, value: &[u8]) -> bool {
+    leaf_digest(leaf.table, &leaf.key, &value_digest(value)) == leaf.digest
+}

@@ -1,0 +1,142 @@
+//! What replicas say to each other about certified state.
+
+use crate::epoch_chain::{ChainError, MemberKeys};
+use crate::message::{BlockHeader, CheckpointCertificate};
+use crate::state_trie::Position;
+use crate::types::Sequence;
+use crate::wire::{self, WireError};
+use conclave_crypto::digest::Digest;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// Nodes or pages in one request.
+pub const WANTS_MAX: usize = 64;
+
+/// A reply stops growing once it holds this many bytes; one row may follow.
+pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
+
+/// A certified state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferTarget {
+    /// The block after which the state is meant.
+    pub header: BlockHeader,
+    /// A quorum's CHECKPOINTs at it.
+    pub certificate: CheckpointCertificate,
+}
+
+impl TransferTarget {
+    /// The height of the state.
+    #[must_use]
+    pub fn height(&self) -> Sequence {
+        self.header.height
+    }
+
+    /// The certified root.
+    #[must_use]
+    pub fn state_root(&self) -> Digest {
+        self.certificate.checkpoint.state_root
+    }
+
+    /// Whether these members certify it; `members` are those of the header's epoch.
+    ///
+    /// # Errors
+    /// [`ChainError`] that says what fails.
+    pub fn verify(&self, members: &MemberKeys, cluster: &Digest) -> Result<(), ChainError> {
+        let checkpoint = &self.certificate.checkpoint;
+        if self.header.cluster != *cluster {
+            return Err(ChainError::Cluster);
+        }
+        if checkpoint.header != self.header.hash()
+            || checkpoint.height != self.header.height
+            || checkpoint.epoch != self.header.epoch
+        {
+            return Err(ChainError::Header(checkpoint.height));
+        }
+        members.verify_certificate(&self.certificate, cluster)
+    }
+}
+
+/// One node of the trie that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Where it lies.
+    pub position: Position,
+    /// Whether the node itself is wanted, or only rows of it.
+    pub node: bool,
+    /// If it is a page: the leaves whose values are wanted, bit i for the i-th.
+    pub values: u16,
+}
+
+/// Asks for parts of a certified state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRequest {
+    /// Comes back in the answer.
+    pub id: u64,
+    /// The height of the state.
+    pub height: Sequence,
+    /// 1 to [`WANTS_MAX`] parts.
+    pub wants: Vec<Want>,
+}
+
+/// The answer to one [`Want`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The node's encoding, when it was asked for.
+    pub node: Option<ByteBuf>,
+    /// Values by index of the leaf, ascending; fewer than asked where the reply is full.
+    pub values: Vec<(u8, ByteBuf)>,
+}
+
+/// State transfer on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferMessage {
+    /// Which certified state do you serve?
+    AskTarget,
+    /// The newest certified state of the sender; none when it has none yet.
+    Target(Option<Box<TransferTarget>>),
+    /// Parts, please.
+    Request(TransferRequest),
+    /// Answers to the first wants of a request, in their order.
+    Chunk {
+        /// Of the request.
+        id: u64,
+        /// At least one, at most as many as there were wants.
+        items: Vec<Item>,
+    },
+    /// The sender does not serve that state, or not any more.
+    Unavailable {
+        /// Of the request.
+        id: u64,
+    },
+}
+
+impl TransferMessage {
+    /// The canonical encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// Decodes and checks the caps.
+    ///
+    /// # Errors
+    /// [`WireError`] when the bytes are no message or a list is longer than allowed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let message: Self = wire::decode(bytes, wire::FRAME_BYTES_MAX)?;
+        let length = match &message {
+            Self::Request(request) => request.wants.len(),
+            Self::Chunk { items, .. } => items.len(),
+            Self::AskTarget | Self::Target(_) | Self::Unavailable { .. } => 1,
+        };
+        if length == 0 || length > WANTS_MAX {
+            return Err(WireError::Malformed("the list has 1 to 64 entries".into()));
+        }
+        Ok(message)
+    }
+
+    /// Whether it carries state, and belongs on the lower-priority stream.
+    #[must_use]
+    pub fn bulky(&self) -> bool {
+        matches!(self, Self::Chunk { .. })
+    }
+}

@@ -1,0 +1,169 @@
+//! The side that has the state: answering, and which snapshots to keep for it.
+
+use super::message::{
+    Item, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest, TransferTarget, Want,
+};
+use crate::state_trie::{Leaf, Node, leaf_digest, load, replicated, value_digest};
+use crate::storage::{Snapshot, StorageError};
+use crate::types::Sequence;
+use serde_bytes::ByteBuf;
+
+/// Answers a request from a state: `trie` is a snapshot in which the trie stands at the requested
+/// checkpoint, `state` one in which the tables do. Both may be the same.
+///
+/// Work: at most 64 nodes, and values up to [`TRANSFER_BYTES_MAX`] and one more.
+///
+/// # Errors
+/// When the storage fails.
+pub fn serve(
+    trie: &dyn Snapshot,
+    state: &dyn Snapshot,
+    request: &TransferRequest,
+) -> Result<TransferMessage, StorageError> {
+    let mut items = Vec::new();
+    let mut room = TRANSFER_BYTES_MAX;
+    for want in request.wants.iter().take(super::WANTS_MAX) {
+        match answer(trie, state, want, &mut room)? {
+            Some(item) => items.push(item),
+            // The asker has another trie in mind: it finds what it needs elsewhere.
+            None => return Ok(TransferMessage::Unavailable { id: request.id }),
+        }
+        if room == 0 {
+            break;
+        }
+    }
+    Ok(TransferMessage::Chunk { id: request.id, items })
+}
+
+fn answer(
+    trie: &dyn Snapshot,
+    state: &dyn Snapshot,
+    want: &Want,
+    room: &mut usize,
+) -> Result<Option<Item>, StorageError> {
+    let Some(node) = load(trie, &want.position)? else { return Ok(None) };
+    let mut item = Item { node: None, values: Vec::new() };
+    if want.node {
+        let bytes = node.encode();
+        *room = room.saturating_sub(bytes.len());
+        item.node = Some(ByteBuf::from(bytes));
+    }
+    let Node::Page(leaves) = node else { return Ok(Some(item)) };
+    for (index, leaf) in (0u8..).zip(&leaves) {
+        if want.values & 1 << index == 0 {
+            continue;
+        }
+        // The node of a fresh item is progress enough; rows alone must bring one at least.
+        if *room == 0 && (item.node.is_some() || !item.values.is_empty()) {
+            break;
+        }
+        let Some(value) = value_of(state, leaf)? else { return Ok(None) };
+        *room = room.saturating_sub(value.len());
+        item.values.push((index, ByteBuf::from(value)));
+    }
+    Ok(Some(item))
+}
+
+/// The row of a leaf, if it is the one the leaf stands for: a correct server never sends another.
+fn value_of(state: &dyn Snapshot, leaf: &Leaf) -> Result<Option<Vec<u8>>, StorageError> {
+    let Some(table) = replicated(leaf.table) else { return Ok(None) };
+    let value = state.get(table, &leaf.key)?;
+    Ok(value
+        .filter(|value| leaf_digest(leaf.table, &leaf.key, &value_digest(value)) == leaf.digest))
+}
+
+/// Snapshots kept for others at once.
+pub const PINS_MAX: usize = 2;
+
+/// A snapshot is kept for others no longer than this. Milliseconds.
+pub const PIN_MS_MAX: u64 = 600_000;
+
+/// A pin that nobody used for so long makes room for a newer one. Milliseconds.
+const PIN_IDLE_MS: u64 = 30_000;
+
+struct Pin<S> {
+    target: TransferTarget,
+    snapshot: S,
+    since_ms: u64,
+    used_ms: u64,
+}
+
+/// Which certified states a replica keeps for others. `S` is what the caller calls a snapshot.
+///
+/// The newest stable checkpoint is at hand always and replaced by the next. Asking for a target pins
+/// it: at most [`PINS_MAX`], for at most [`PIN_MS_MAX`], so that no asker makes the storage keep more
+/// garbage than that. While all places are taken, askers are told of a pinned state.
+pub struct Pins<S> {
+    newest: Option<(TransferTarget, S)>,
+    pins: Vec<Pin<S>>,
+}
+
+impl<S> Default for Pins<S> {
+    fn default() -> Self {
+        Self { newest: None, pins: Vec::new() }
+    }
+}
+
+impl<S: Clone> Pins<S> {
+    /// A checkpoint became stable; `snapshot` shows the state and the trie at it.
+    pub fn offer(&mut self, target: TransferTarget, snapshot: S) {
+        if self.newest.as_ref().is_none_or(|(newest, _)| newest.height() < target.height()) {
+            self.newest = Some((target, snapshot));
+        }
+    }
+
+    /// Lets go of what is kept for too long, or for nobody.
+    pub fn expire(&mut self, now_ms: u64) {
+        self.pins.retain(|pin| now_ms.saturating_sub(pin.since_ms) < PIN_MS_MAX);
+    }
+
+    /// Which state to name to an asker; it is pinned from now on.
+    pub fn ask(&mut self, now_ms: u64) -> Option<TransferTarget> {
+        self.expire(now_ms);
+        let (target, snapshot) = self.newest.as_ref()?;
+        let pinned = self.pins.iter().any(|pin| pin.target.height() == target.height());
+        if !pinned {
+            if self.pins.len() >= PINS_MAX {
+                self.pins.retain(|pin| now_ms.saturating_sub(pin.used_ms) < PIN_IDLE_MS);
+            }
+            if self.pins.len() < PINS_MAX {
+                self.pins.push(Pin {
+                    target: target.clone(),
+                    snapshot: snapshot.clone(),
+                    since_ms: now_ms,
+                    used_ms: now_ms,
+                });
+            }
+        }
+        let pin = self.pins.iter_mut().max_by_key(|pin| pin.target.height())?;
+        pin.used_ms = now_ms;
+        Some(pin.target.clone())
+    }
+
+    /// The snapshot of the state at this height, if it is at hand.
+    pub fn get(&mut self, height: Sequence, now_ms: u64) -> Option<S> {
+        self.expire(now_ms);
+        if let Some(pin) = self.pins.iter_mut().find(|pin| pin.target.height() == height) {
+            pin.used_ms = now_ms;
+            return Some(pin.snapshot.clone());
+        }
+        let (target, snapshot) = self.newest.as_ref()?;
+        if target.height() != height {
+            return None;
+        }
+        let snapshot = snapshot.clone();
+        // Somebody reads it: keep it past the next checkpoint where there is room.
+        if self.pins.len() < PINS_MAX {
+            let target = target.clone();
+            let pin = Pin { target, snapshot: snapshot.clone(), since_ms: now_ms, used_ms: now_ms };
+            self.pins.push(pin);
+        }
+        Some(snapshot)
+    }
+
+    /// How many are pinned.
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.pins.len()
+    }
+}
