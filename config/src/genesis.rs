@@ -36,7 +36,7 @@ use crate::protocol::Protocol;
 use conclave_consensus::membership::{ClientEntry, Genesis, Limits, Member, Membership, Role};
 use conclave_consensus::quorum::Byzantine;
 use conclave_consensus::types::{Epoch, ReplicaId};
-use conclave_consensus::wire::FRAME_BYTES_MAX;
+use conclave_consensus::wire::{CONTROL_BYTES_MAX, FRAME_BYTES_MAX};
 use conclave_crypto::{PublicKey, VerifyingKey};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,8 +54,12 @@ pub const NAME_CHARACTERS_MAX: usize = 64;
 const REQUEST_OVERHEAD_BYTES: u64 = 1024;
 /// Bytes of a batch beside its requests. Rounded up.
 const BATCH_OVERHEAD_BYTES: u64 = 64 << 10;
-/// Bytes of a signed vote in a certificate, and of the proposal it is for. Rounded up.
-const VOTE_BYTES: u64 = 128;
+/// Bytes of one vote in a certificate: who and the signature.
+const VOTE_BYTES: u64 = 2 + 64;
+/// Bytes of a certificate beside its votes: the proposal it is for. Rounded up.
+const PROPOSAL_BYTES: u64 = 128;
+/// Bytes of a message beside the certificates it holds. Rounded up.
+const MESSAGE_OVERHEAD_BYTES: u64 = 8 << 10;
 
 const ROLES: [(&str, Role); 3] =
     [("admin", Role::Admin), ("writer", Role::Writer), ("reader", Role::Reader)];
@@ -309,9 +313,11 @@ pub(crate) fn check_limits(limits: &Limits, replicas: usize) -> Result<(), (&'st
         ));
     }
     // A VIEW-CHANGE may hold a certificate for each block of the window (OSDI'99 §4.4).
-    let certificate = (Byzantine::of(replicas).quorum() as u64 + 1) * VOTE_BYTES;
-    if limits.window * certificate > FRAME_BYTES_MAX as u64 {
-        let most = FRAME_BYTES_MAX as u64 / certificate / 2;
+    let quorum = Byzantine::of(replicas).quorum() as u64;
+    let certificate = PROPOSAL_BYTES + quorum * VOTE_BYTES;
+    let room = CONTROL_BYTES_MAX as u64 - MESSAGE_OVERHEAD_BYTES - quorum * VOTE_BYTES;
+    if limits.window * certificate > room {
+        let most = room / certificate / 2;
         return Err((
             "checkpoint_interval",
             format!(

@@ -15,6 +15,8 @@ use crate::error::ConfigError;
 use crate::genesis;
 use crate::genesis_text::quoted;
 use crate::node_config::{self, NodeConfig};
+use crate::protocol::Protocol;
+use conclave_consensus::engine::Record;
 use conclave_consensus::membership::{Genesis, Member};
 use conclave_crypto::{Digest, SecretKey};
 use std::fs;
@@ -35,6 +37,8 @@ pub struct NewReplica<'a> {
     pub member: &'a Member,
     /// Its private key.
     pub key: &'a SecretKey,
+    /// What its journal starts with.
+    pub records: &'a [Record],
 }
 
 /// What [`init`] starts from.
@@ -117,10 +121,13 @@ pub(crate) fn write_node<E: From<ConfigError>>(
     let data = home.join("data");
     create_directory(&data)?;
     let cluster = genesis.cluster();
-    let made = prepare(&NewReplica { data: &data, genesis, cluster, member, key }).and_then(|()| {
-        let text = node_text(cluster, member, place, http);
-        write_file(&home.join(node_config::FILE_NAME), &text).map_err(E::from)
-    });
+    let records = genesis.protocol.parse::<Protocol>()?.initial_records();
+    let made =
+        prepare(&NewReplica { data: &data, genesis, cluster, member, key, records: &records })
+            .and_then(|()| {
+                let text = node_text(cluster, member, place, http);
+                write_file(&home.join(node_config::FILE_NAME), &text).map_err(E::from)
+            });
     if made.is_err() {
         // The first error is the one that tells the operator something.
         let _ = fs::remove_dir_all(&data);

@@ -2,6 +2,8 @@
 
 use crate::error::ConfigError;
 use crate::nearest::nearest;
+use conclave_consensus::engine::Record;
+use conclave_consensus::pbft::Pbft;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,6 +36,15 @@ impl Protocol {
         match self {
             Self::Pbft => 4,
             Self::Raft => 1,
+        }
+    }
+
+    /// What the journal of a new replica starts with: that no vote was cast before it.
+    #[must_use]
+    pub fn initial_records(self) -> Vec<Record> {
+        match self {
+            Self::Pbft => Pbft::initial_records(),
+            Self::Raft => Vec::new(),
         }
     }
 

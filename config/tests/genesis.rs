@@ -313,7 +313,11 @@ fn a_view_change_that_would_fit_no_message_is_refused_beforehand() {
             key(id)
         );
     }
-    assert_refused(&text, 6, "`checkpoint_interval` is 4096; expected at most");
+    assert_refused(
+        &text,
+        6,
+        "`checkpoint_interval` is 4096; expected at most 608 with 16 replicas",
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage fails")]
 
 use clap::Parser as _;
-use conclave_config::ExitCode;
 use conclave_config::node_config::NodeHome;
+use conclave_config::{ExitCode, Protocol};
 use conclave_crypto::SecretKey;
 use conclave_node::commands::{CommandError, init, keygen, testnet};
 use conclave_node::journal::{Journal, JournalError};
@@ -37,13 +37,15 @@ fn open_journal(home: &NodeHome) -> Result<Journal, JournalError> {
 }
 
 #[test]
-fn a_testnet_has_an_empty_journal_for_each_replica() {
+fn a_testnet_has_a_journal_without_votes_for_each_replica() {
     let directory = tempfile::tempdir().unwrap();
     run(directory.path(), "testnet --replicas 5 --clients 1 --organizations a,b --hosts 127.0.0.9 --view-change-timeout-ms 300 --out @/net").unwrap();
     for id in 0..5 {
         let home = NodeHome::load(directory.path().join(format!("net/node{id}"))).unwrap();
         assert_eq!(home.genesis.limits.view_change_timeout_ms, 300);
-        assert!(open_journal(&home).unwrap().load().unwrap().is_empty());
+        let records = open_journal(&home).unwrap().load().unwrap();
+        let initial = Protocol::Pbft.initial_records();
+        assert_eq!(records, [(initial[0].slot, initial[0].bytes.clone())]);
     }
     assert!(!directory.path().join("net/node5").exists());
     assert!(!directory.path().join("net/client1").exists());

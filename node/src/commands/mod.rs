@@ -77,7 +77,7 @@ fn open_exit_code(error: &OpenError) -> ExitCode {
 /// Makes the journal of a new replica. Only here: a journal that `start` misses was lost, and its votes with it.
 fn create_journal(replica: &NewReplica<'_>) -> Result<(), CommandError> {
     let path = Kind::Journal.directory(replica.data);
-    Journal::create(&path, &replica.cluster, &SharedResources::default(), 0, &[])?;
+    Journal::create(&path, &replica.cluster, &SharedResources::default(), 0, replica.records)?;
     Ok(())
 }
 
