@@ -19,6 +19,8 @@ pub struct Context<'a> {
     pub client: &'a ClientEntry,
     /// The cluster's limits.
     pub limits: &'a Limits,
+    /// What the block's answers may still hold, bytes: an answer with more reads is refused.
+    pub answer_bytes_max: usize,
 }
 
 /// Reads and writes of one transaction over the block's own writes over the storage.

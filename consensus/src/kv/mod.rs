@@ -4,6 +4,12 @@
 //! runs. A key has the height that created it, the height that last modified it, and a version
 //! that counts modifications since creation, as etcd's keys do.
 
+mod build;
+mod store;
+
+pub use build::prefix_end;
+pub use store::{ANSWER_BYTES_MAX, KeyValueStore, OPERATIONS_MAX, RANGE_BYTES_MAX, Stored};
+
 use crate::types::Sequence;
 use serde::{Deserialize, Serialize};
 
