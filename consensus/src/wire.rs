@@ -14,7 +14,7 @@
 //! unmaintained; `wincode` writes the same bytes and is the way out.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Frames that carry no bodies: votes, certificates, view changes. Bytes.
 pub const CONTROL_BYTES_MAX: usize = 1 << 20;
@@ -64,6 +64,41 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Wire
     }
     let (value, consumed) = bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG)
         .map_err(|error| WireError::Malformed(error.to_string()))?;
+    if consumed != bytes.len() {
+        return Err(WireError::Trailing(bytes.len() - consumed));
+    }
+    Ok(value)
+}
+
+/// As [`decode`], for types that keep parts of `bytes` by reference: large values are not copied.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_borrowed<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    limit: usize,
+) -> Result<T, WireError> {
+    if bytes.len() > limit {
+        return Err(WireError::TooLong { length: bytes.len(), limit });
+    }
+    let (value, consumed) = bincode::serde::borrow_decode_from_slice::<T, _>(bytes, CONFIG)
+        .map_err(|error| WireError::Malformed(error.to_string()))?;
+    if consumed != bytes.len() {
+        return Err(WireError::Trailing(bytes.len() - consumed));
+    }
+    Ok(value)
+}
+
+/// What this replica stores under one key at most: a block's results may outgrow a frame. Bytes.
+const STORED_BYTES_MAX: usize = 128 << 20;
+
+/// Decodes what this replica stored itself. Bounded too, because a damaged length must not allocate.
+pub(crate) fn decode_stored<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (value, consumed) = bincode::serde::decode_from_slice::<T, _>(
+        bytes,
+        bincode::config::legacy().with_limit::<STORED_BYTES_MAX>(),
+    )
+    .map_err(|error| WireError::Malformed(error.to_string()))?;
     if consumed != bytes.len() {
         return Err(WireError::Trailing(bytes.len() - consumed));
     }
