@@ -84,9 +84,10 @@ impl Bench {
             name.parse::<Protocol>()?.require_available()?;
         }
         if !self.compare.is_empty() {
-            return Err(Failure::invalid(
-                "--compare needs two protocols, and only pbft is there yet",
-            ));
+            return Err(Failure::invalid(format!(
+                "--compare needs two protocols, and so far only {} is there",
+                Protocol::default()
+            )));
         }
         if u64::from(self.clients) > REQUEST_WINDOW {
             return Err(Failure::invalid(format!(
