@@ -1,0 +1,1 @@
+//! After a test: is every acknowledged write in the ledger of every replica?

@@ -1,0 +1,4 @@
+//! Writers that remember what was acknowledged.
+/// Placeholder until the client library lands.
+#[derive(Debug)]
+pub struct Workload;
