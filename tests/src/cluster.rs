@@ -4,6 +4,7 @@ use crate::command::{self, Outcome};
 use crate::hosts::Network;
 use crate::node::Node;
 use crate::{binaries, wait};
+use conclave_crypto::keys::SecretKey;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
@@ -28,8 +29,8 @@ pub struct Setup {
     pub clients: usize,
     /// What `[limits]` of the genesis says in place of the defaults.
     pub limits: Vec<(&'static str, u64)>,
-    /// Text replaced in the genesis, for what `testnet` has no option for.
-    pub edits: Vec<(String, String)>,
+    /// Clients with another role and prefix than `testnet` gives them: client, role, prefix.
+    pub roles: Vec<(usize, &'static str, &'static str)>,
 }
 
 impl Default for Setup {
@@ -40,7 +41,7 @@ impl Default for Setup {
             replicas: 4,
             clients: 2,
             limits: vec![("view_change_timeout_ms", VIEW_CHANGE_TIMEOUT.as_millis() as u64)],
-            edits: Vec::new(),
+            roles: Vec::new(),
         }
     }
 }
@@ -281,9 +282,9 @@ fn agree_on(base: &Path, homes: &[PathBuf], setup: &Setup) {
             None => _ = writeln!(changed, "{line}"),
         }
     }
-    for (from, to) in &setup.edits {
-        assert!(changed.contains(from), "nothing to replace: {from:?} in\n{changed}");
-        changed = changed.replacen(from, to, 1);
+    for (client, role, prefix) in &setup.roles {
+        let key = SecretKey::read_pem(base.join(format!("client{client}/key"))).expect("its key");
+        changed = with_role(&changed, &key.public().to_string(), role, prefix);
     }
     for (key, value) in &setup.limits {
         assert!(changed.contains(&format!("\n{key} = {value}\n")), "no limit {key} in\n{changed}");
@@ -293,32 +294,45 @@ fn agree_on(base: &Path, homes: &[PathBuf], setup: &Setup) {
     if before == after {
         return;
     }
-    for entry in fs::read_dir(base).expect("our own directory") {
-        let home = entry.expect("our own directory").path();
-        for name in ["node.toml", "client.toml"] {
-            let file = home.join(name);
-            if let Ok(text) = fs::read_to_string(&file) {
-                let text = text.replace(&before.to_string(), &after.to_string());
-                fs::write(&file, text).expect("our own file");
-            }
-        }
+    for client in 0..setup.clients {
+        let file = base.join(format!("client{client}")).join("client.toml");
+        let text = fs::read_to_string(&file).expect("testnet wrote it");
+        fs::write(&file, text.replace(&before.to_string(), &after.to_string()))
+            .expect("our own file");
     }
     for home in homes {
-        create_journal(&path, home);
+        init_again(&path, home);
     }
 }
 
-/// A new journal for a home whose genesis changed.
-fn create_journal(genesis: &Path, home: &Path) {
+/// The genesis with another role and prefix for the client of this key.
+fn with_role(genesis: &str, key: &str, role: &str, prefix: &str) -> String {
+    let (before, entry) = genesis.split_once(&format!("key = \"{key}\"")).expect("it is listed");
+    let mut out = format!("{before}key = \"{key}\"\n");
+    let mut inside = true;
+    for line in entry.lines().skip(1) {
+        inside &= !line.starts_with("[[");
+        match line.split(' ').next() {
+            Some("role") if inside => _ = writeln!(out, "role = \"{role}\""),
+            Some("prefix") if inside => _ = writeln!(out, "prefix = \"{prefix}\""),
+            _ => _ = writeln!(out, "{line}"),
+        }
+    }
+    out
+}
+
+/// Makes a replica's home again, for a genesis that changed.
+fn init_again(genesis: &Path, home: &Path) {
+    let http = http_address(home).to_string();
     fs::remove_dir_all(home.join("data")).expect("testnet made it");
+    fs::remove_file(home.join("node.toml")).expect("testnet made it");
     let key = home.join("key");
     let (genesis, key, home) =
         (genesis.to_string_lossy(), key.to_string_lossy(), home.to_string_lossy());
-    command::run(
-        &binaries::conclave_node(),
-        ["init", "--genesis", &*genesis, "--key", &*key, "--home", &*home],
-    )
-    .succeeds();
+    let arguments = [
+        "init", "--genesis", &genesis, "--key", &key, "--home", &home, "--http-address", &http,
+    ];
+    command::run(&binaries::conclave_node(), arguments).succeeds();
 }
 
 fn http_address(home: &Path) -> SocketAddr {

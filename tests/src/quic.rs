@@ -99,6 +99,28 @@ impl Stranger {
         Ok((send, receive))
     }
 
+    /// Whether the other side answers the hello.
+    pub async fn answers(self, receive: Option<RecvStream>) -> bool {
+        let answer = async {
+            let mut stream = match receive {
+                Some(stream) => stream,
+                None => self.connection.accept_uni().await.ok()?,
+            };
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.ok()
+        };
+        let answered = tokio::time::timeout(DEADLINE, answer).await.ok().flatten().is_some();
+        self.leave().await;
+        answered
+    }
+
+    /// Closes the connection and lets the other side know.
+    pub async fn leave(self) {
+        self.connection.close(0_u32.into(), b"");
+        // Who does not acknowledge the close finds out by itself.
+        let _ = tokio::time::timeout(DEADLINE, self.endpoint.wait_idle()).await;
+    }
+
     /// Waits until the other side closes the connection, and says with which code.
     ///
     /// # Panics

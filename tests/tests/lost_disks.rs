@@ -1,0 +1,112 @@
+//! Replicas that come back without their past, or with an older one.
+
+use conclave_tests::{Cluster, Workload, audit, wait};
+
+/// The replica is in a later epoch than the first, which only its Rejoin begins, and it votes.
+fn rejoined(cluster: &Cluster, index: usize) {
+    wait::until("the replica to rejoin in a new epoch", || {
+        let status = cluster.nodes[index].status()?;
+        match (status["epoch"].as_u64(), status["role"].as_str()) {
+            (Some(epoch), Some("backup" | "primary")) if epoch > 0 => Ok(()),
+            _ => Err(status.to_string()),
+        }
+    });
+    wait::until("the replica to be ready", || cluster.nodes[index].ready());
+}
+
+/// With another one down a quorum needs this replica's votes.
+fn votes_are_needed_and_come(cluster: &mut Cluster, index: usize, load: &Workload) {
+    let other = (index + 1) % cluster.nodes.len();
+    cluster.nodes[other].kill();
+    load.wait_for_more(100);
+    cluster.nodes[other].start();
+    cluster.wait_ready();
+}
+
+#[test]
+fn a_wiped_replica_fetches_the_state_rejoins_and_votes_again() {
+    let mut cluster = Cluster::start();
+    let load = Workload::start(cluster.client_home(0), "load", 16);
+    load.wait_for_more(1000);
+    let index = (cluster.primary() + 1) % 4;
+    cluster.nodes[index].kill();
+    load.wait_for_more(100);
+    cluster.nodes[index].wipe();
+    cluster.nodes[index].start();
+    rejoined(&cluster, index);
+    votes_are_needed_and_come(&mut cluster, index, &load);
+    let acknowledged = load.finish();
+    audit::every_replica_has(&mut cluster, &acknowledged);
+}
+
+#[test]
+fn a_wiped_primary_comes_back_as_well() {
+    let mut cluster = Cluster::start();
+    let load = Workload::start(cluster.client_home(1), "load", 16);
+    load.wait_for_more(200);
+    let index = cluster.primary();
+    cluster.nodes[index].kill();
+    cluster.nodes[index].wipe();
+    load.wait_for_more(100);
+    cluster.nodes[index].start();
+    rejoined(&cluster, index);
+    votes_are_needed_and_come(&mut cluster, index, &load);
+    let acknowledged = load.finish();
+    audit::every_replica_has(&mut cluster, &acknowledged);
+}
+
+#[test]
+fn a_disk_rolled_back_to_an_old_copy_is_found_out_and_rejoins() {
+    let mut cluster = Cluster::start();
+    let load = Workload::start(cluster.client_home(0), "load", 16);
+    load.wait_for_more(300);
+    let index = (cluster.primary() + 2) % 4;
+    let copy = cluster.scratch("copy");
+    cluster.nodes[index].stop();
+    cluster.nodes[index].save(&copy);
+    cluster.nodes[index].start();
+    cluster.wait_ready();
+    load.wait_for_more(600);
+    cluster.nodes[index].kill();
+    load.wait_for_more(100);
+    cluster.nodes[index].restore(&copy);
+    cluster.nodes[index].start();
+    rejoined(&cluster, index);
+    let log = cluster.nodes[index].log_text();
+    assert!(log.contains("rolled back"), "the log does not say what happened");
+    votes_are_needed_and_come(&mut cluster, index, &load);
+    let acknowledged = load.finish();
+    audit::every_replica_has(&mut cluster, &acknowledged);
+}
+
+#[test]
+fn a_lost_journal_beside_a_good_ledger_leads_through_a_rejoin() {
+    let mut cluster = Cluster::start();
+    let load = Workload::start(cluster.client_home(0), "load", 8);
+    load.wait_for_more(200);
+    let index = (cluster.primary() + 3) % 4;
+    cluster.nodes[index].kill();
+    let journal = cluster.nodes[index].data().join("journal");
+    std::fs::remove_dir_all(&journal).expect("a journal");
+    cluster.nodes[index].start();
+    rejoined(&cluster, index);
+    votes_are_needed_and_come(&mut cluster, index, &load);
+    let acknowledged = load.finish();
+    audit::every_replica_has(&mut cluster, &acknowledged);
+}
+
+#[test]
+fn a_lost_ledger_beside_a_good_journal_is_fetched_again() {
+    let mut cluster = Cluster::start();
+    let load = Workload::start(cluster.client_home(0), "load", 8);
+    load.wait_for_more(300);
+    let index = (cluster.primary() + 1) % 4;
+    cluster.nodes[index].kill();
+    let ledger = cluster.nodes[index].data().join("ledger");
+    std::fs::remove_dir_all(&ledger).expect("a ledger");
+    cluster.nodes[index].start();
+    wait::until("the replica to be ready", || cluster.nodes[index].ready());
+    votes_are_needed_and_come(&mut cluster, index, &load);
+    let acknowledged = load.finish();
+    audit::every_replica_has(&mut cluster, &acknowledged);
+}
