@@ -329,9 +329,8 @@ fn init_again(genesis: &Path, home: &Path) {
     let key = home.join("key");
     let (genesis, key, home) =
         (genesis.to_string_lossy(), key.to_string_lossy(), home.to_string_lossy());
-    let arguments = [
-        "init", "--genesis", &genesis, "--key", &key, "--home", &home, "--http-address", &http,
-    ];
+    let arguments =
+        ["init", "--genesis", &genesis, "--key", &key, "--home", &home, "--http-address", &http];
     command::run(&binaries::conclave_node(), arguments).succeeds();
 }
 

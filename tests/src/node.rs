@@ -149,12 +149,12 @@ impl Node {
     /// When it does not answer.
     pub fn metric(&self, name: &str) -> Result<f64, String> {
         let (_, body) = http::get(self.http, "/metrics")?;
-        let of_this_name = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-        };
-        let values = body.lines().filter(of_this_name).filter_map(|line| {
-            line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok())
-        });
+        let of_this_name =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = body
+            .lines()
+            .filter(of_this_name)
+            .filter_map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()));
         Ok(values.sum())
     }
 
@@ -226,8 +226,7 @@ fn copy_tree(from: &Path, to: &Path) {
         if entry.file_type().expect("a kind").is_dir() {
             copy_tree(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), &target)
-                .unwrap_or_else(|e| panic!("{}: {e}", target.display()));
+            fs::copy(entry.path(), &target).unwrap_or_else(|e| panic!("{}: {e}", target.display()));
         }
     }
 }

@@ -1,8 +1,6 @@
 //! A connection of our own to a replica, to say what no correct peer or client would.
 
-use conclave_crypto::framing::{
-    ALPN_CLIENT, ALPN_PEER, CloseCode, Hello, frame_header,
-};
+use conclave_crypto::framing::{ALPN_CLIENT, ALPN_PEER, CloseCode, Hello, frame_header};
 use conclave_crypto::keys::{PublicKey, SecretKey};
 use conclave_crypto::tls;
 use conclave_crypto::transport_limits::TransportLimits;
@@ -85,8 +83,7 @@ impl Stranger {
         let (mut send, receive) = match to {
             To::Peers => (self.connection.open_uni().await.map_err(|e| e.to_string())?, None),
             To::Clients => {
-                let (send, receive) =
-                    self.connection.open_bi().await.map_err(|e| e.to_string())?;
+                let (send, receive) = self.connection.open_bi().await.map_err(|e| e.to_string())?;
                 (send, Some(receive))
             }
         };

@@ -78,7 +78,7 @@ impl Workload {
     /// If the home cannot be used.
     #[must_use]
     pub fn start(home: PathBuf, name: &str, writers: usize) -> Self {
-        let workload = Self {
+        let mut workload = Self {
             stop: Arc::default(),
             count: Arc::default(),
             results: Arc::default(),
@@ -114,7 +114,8 @@ impl Workload {
                 client.close().await;
             });
         });
-        Self { thread: Some(thread), ..workload }
+        workload.thread = Some(thread);
+        workload
     }
 
     /// Writes acknowledged so far.

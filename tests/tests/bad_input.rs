@@ -41,10 +41,16 @@ fn an_unknown_key_of_any_file_is_named_with_the_nearest_valid_one() {
             cluster.conclave(0, &["get", "k"])
         };
         let unknown = line.split(' ').next().unwrap_or_default();
-        one_error(outcome, 3, &[unknown, meant, &file.file_name().unwrap_or_default().to_string_lossy()]);
+        one_error(
+            outcome,
+            3,
+            &[unknown, meant, &file.file_name().unwrap_or_default().to_string_lossy()],
+        );
         edit(&file, |text| text.replace(line, ""));
     }
-    edit(&cluster.genesis(), |text| text.replace("view_change_timeout_ms", "view_change_timout_ms"));
+    edit(&cluster.genesis(), |text| {
+        text.replace("view_change_timeout_ms", "view_change_timout_ms")
+    });
     one_error(start(home), 3, &["view_change_timout_ms", "view_change_timeout_ms", "genesis.toml"]);
 }
 
@@ -67,11 +73,7 @@ fn a_genesis_that_cannot_be_is_refused_with_the_reason() {
             good.replace(&member(1).key.to_string(), &member(2).key.to_string()),
             vec!["key"],
         ),
-        (
-            "an address twice",
-            good.replace(&member(1).address, &member(2).address),
-            vec!["address"],
-        ),
+        ("an address twice", good.replace(&member(1).address, &member(2).address), vec!["address"]),
         (
             "a weak key",
             good.replace(&member(1).key.to_string(), &format!("01{}", "00".repeat(31))),
@@ -107,8 +109,7 @@ fn fewer_than_four_replicas_are_not_generated() {
     let outcome = node(&["testnet", "--replicas", "3", "--out", &out.to_string_lossy()]);
     one_error(outcome, 3, &["--replicas", "4"]);
     assert!(!out.exists(), "something stayed behind");
-    let outcome =
-        node(&["testnet", "--protocol", "raft", "--out", &out.to_string_lossy()]);
+    let outcome = node(&["testnet", "--protocol", "raft", "--out", &out.to_string_lossy()]);
     one_error(outcome, 3, &["raft"]);
     assert!(!out.exists(), "something stayed behind");
     let base = cluster.base();
@@ -167,8 +168,7 @@ fn a_genesis_that_differs_between_nodes_is_refused() {
     let http = cluster.nodes[3].http.to_string();
     fs::remove_dir_all(home.join("data")).expect("testnet made it");
     fs::remove_file(&file).expect("testnet made it");
-    let (genesis, key, at) =
-        (other.to_string_lossy(), home.join("key"), home.to_string_lossy());
+    let (genesis, key, at) = (other.to_string_lossy(), home.join("key"), home.to_string_lossy());
     let key = key.to_string_lossy();
     node(&["init", "--genesis", &genesis, "--key", &key, "--home", &at, "--http-address", &http])
         .succeeds();
@@ -290,10 +290,7 @@ fn a_csv_import_takes_a_column_as_key_and_refuses_a_repeated_one() {
     let path = file.to_string_lossy().into_owned();
     let csv = "Registry,Assignment,Name\nMA-L,00000C,\"Cisco, Inc\"\nMA-L,00000D,Café Ü\nMA-L,00000C,Again\n";
     fs::write(&file, csv).expect("our own file");
-    cluster
-        .conclave(0, &["import", &path, "--key", "Assignment"])
-        .exits(3)
-        .says(&["4", "00000C"]);
+    cluster.conclave(0, &["import", &path, "--key", "Assignment"]).exits(3).says(&["4", "00000C"]);
     cluster.conclave(0, &["import", &path, "--key", "Assignment", "--number-repeats"]).succeeds();
     let found = cluster.conclave(1, &["get", "00000D", "-w", "json"]).succeeds().json();
     let row: serde_json::Value =
@@ -308,7 +305,8 @@ fn the_command_lines_own_mistakes_exit_128() {
     for arguments in [&["start"][..], &["frobnicate"], &["testnet"], &["ledger", "verify"]] {
         node(arguments).exits(128);
     }
-    for arguments in [&["put", "k"][..], &["frobnicate"], &["get"], &["put", "k", "v", "-w", "xml"]] {
+    for arguments in [&["put", "k"][..], &["frobnicate"], &["get"], &["put", "k", "v", "-w", "xml"]]
+    {
         cluster.conclave(0, arguments).exits(128);
     }
 }

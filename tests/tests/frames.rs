@@ -23,12 +23,9 @@ impl Target {
         let member = &genesis.membership.members[1];
         let (address, home, role, from) = match to {
             To::Peers => (&member.address, cluster.nodes[0].home.clone(), Role::Peer, 0),
-            To::Clients => (
-                &member.client_address,
-                cluster.client_home(0),
-                Role::Client,
-                Hello::NO_REPLICA,
-            ),
+            To::Clients => {
+                (&member.client_address, cluster.client_home(0), Role::Client, Hello::NO_REPLICA)
+            }
         };
         Self {
             to,
@@ -86,10 +83,8 @@ fn bad_first_frames_and_lengths_end_the_connection_with_their_code() {
         let hello = target.hello;
         let other_cluster =
             Hello { cluster: conclave_crypto::Digest::from_bytes([9; 32]), ..hello };
-        let other_role = Hello {
-            role: if to == To::Peers { Role::Client } else { Role::Peer },
-            ..hello
-        };
+        let other_role =
+            Hello { role: if to == To::Peers { Role::Client } else { Role::Peer }, ..hello };
         for (what, hello, bytes, code) in [
             ("another cluster", other_cluster, vec![], CloseCode::Cluster),
             ("a newer version", Hello { version: 999, ..hello }, vec![], CloseCode::Version),
@@ -137,12 +132,13 @@ fn well_framed_noise_is_refused_and_counted_and_nothing_else_happens() {
                         break;
                     }
                 }
-                if to == To::Peers && round % 2 == 0 {
-                    if let Ok(mut body) = stranger.connection.open_uni().await {
-                        // As above: it may be closed already.
-                        let _ = body.write_all(&[BODY_STREAM]).await;
-                        let _ = body.write_all(&frame(&[0xff; 70_000])).await;
-                    }
+                if to == To::Peers
+                    && round % 2 == 0
+                    && let Ok(mut body) = stranger.connection.open_uni().await
+                {
+                    // As above: it may be closed already.
+                    let _ = body.write_all(&[BODY_STREAM]).await;
+                    let _ = body.write_all(&frame(&[0xff; 70_000])).await;
                 }
                 stranger.leave().await;
             }

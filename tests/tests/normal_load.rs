@@ -66,7 +66,8 @@ fn a_receipt_is_proven_offline_and_a_changed_one_is_not() {
     cluster.stop_all();
     let genesis = cluster.genesis();
     let genesis = genesis.to_string_lossy();
-    let verify = |file: &str| cluster.conclave(0, &["receipt", "verify", file, "--genesis", &genesis]);
+    let verify =
+        |file: &str| cluster.conclave(0, &["receipt", "verify", file, "--genesis", &genesis]);
     verify(&path).succeeds();
 
     // Whatever single character changes, nothing is proven any more.

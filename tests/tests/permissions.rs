@@ -8,11 +8,7 @@ use std::net::SocketAddr;
 
 /// Client 1 reads only, client 2 writes below `acme/` only.
 fn setup() -> Setup {
-    Setup {
-        clients: 3,
-        roles: vec![(1, "reader", ""), (2, "writer", "acme/")],
-        ..Setup::default()
-    }
+    Setup { clients: 3, roles: vec![(1, "reader", ""), (2, "writer", "acme/")], ..Setup::default() }
 }
 
 #[test]

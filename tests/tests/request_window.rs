@@ -97,8 +97,7 @@ fn a_number_beyond_the_window_or_of_no_session_changes_nothing() {
     ]
     .map(|(body, malformed)| {
         let bytes = wire::encode(&Request { client: home.key.public(), body });
-        let signature =
-            home.key.sign(&signing_bytes(&home.cluster, 0, kind::REQUEST, &bytes));
+        let signature = home.key.sign(&signing_bytes(&home.cluster, 0, kind::REQUEST, &bytes));
         assert_eq!(SignedRequest::from_parts(bytes.clone(), signature).is_err(), malformed);
         // `ClientFrame::Submit` by hand, since no type of ours can hold a malformed request.
         let mut payload = wire::encode(&0_u32);
