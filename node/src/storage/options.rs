@@ -4,8 +4,9 @@ use super::Kind;
 use conclave_config::node_config::NodeConfig;
 use conclave_consensus::storage::Table;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
-    Options, ReadOptions, WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBufferManager,
+    WriteOptions,
 };
 
 /// One memtable of the journal: larger than half of its write-ahead log, whose turns flush it. Bytes.
@@ -14,6 +15,8 @@ const JOURNAL_BUFFER_BYTES: usize = 48 << 20;
 const LEDGER_BUFFER_BYTES: usize = 16 << 20;
 /// Values from this size on live in blob files, so that compactions do not copy them. Bytes.
 const BLOB_BYTES_MIN: u64 = 1 << 10;
+/// One table file: small, so that one compaction does not hold up the next for long. Bytes.
+const TABLE_FILE_BYTES: u64 = 16 << 20;
 /// Open files per instance; the default keeps every table file open for ever.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -31,7 +34,11 @@ impl SharedResources {
     #[must_use]
     pub fn new(block_cache_mb: u64, write_buffer_mb: u64) -> Self {
         let bytes = |mb: u64| usize::try_from(mb << 20).unwrap_or(usize::MAX);
-        let cache = Cache::new_lru_cache(bytes(block_cache_mb));
+        let mut cache = LruCacheOptions::default();
+        cache.set_capacity(bytes(block_cache_mb));
+        // By default a cache of this size has 64 shards, too small for what is kept in them.
+        cache.set_num_shard_bits(2);
+        let cache = Cache::new_lru_cache_opts(&cache);
         // Without stalls: a replica that is over budget flushes earlier, and never stops voting.
         let write_buffers =
             WriteBufferManager::new_write_buffer_manager(bytes(write_buffer_mb), false);
@@ -120,13 +127,18 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
     let mut options = Options::default();
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&resources.cache);
-    // Indexes and filters count against the cache, or they would grow with the ledger.
+    // Indexes and filters count against the cache, or they would grow with the ledger. They are cut
+    // into blocks: whole ones are as large as a shard of the cache and would be read for each key.
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
     blocks.set_bloom_filter(10.0, false);
     blocks.set_optimize_filters_for_memory(true);
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(DBCompressionType::Lz4);
+    options.set_target_file_size_base(TABLE_FILE_BYTES);
     options.set_write_buffer_size(match table {
         Some(Table::Journal) => JOURNAL_BUFFER_BYTES,
         Some(Table::Bodies | Table::Store | Table::Blocks | Table::Trie | Table::Staging) => {
