@@ -18,6 +18,7 @@ pub mod memory_storage;
 pub mod message;
 pub mod pbft;
 pub mod quorum;
+pub mod receipt;
 pub mod registry;
 pub mod replica;
 pub mod requests;
