@@ -1,34 +1,305 @@
-//! OSDI'99 §4.3.
-use super::Pbft;
-use crate::engine::Checkpointed;
-use crate::message::{Change, CheckpointCertificate};
-use crate::types::Sequence;
+//! OSDI'99 §4.3, checkpoints: CHECKPOINT messages, stable certificates, and the window above them.
+//!
+//! Execution decides which sequences are checkpoints. A quorum of equal CHECKPOINTs makes one
+//! stable, and h moves with that proof alone: voting does not wait for this replica's own state.
+//! [`Effect::Stable`], on which the host truncates its journal, is said only of a checkpoint that
+//! the own ledger holds too.
+
+use super::{Pbft, record};
+use crate::engine::{Checkpointed, Effect, Evidence, Reject, To};
+use crate::message::{Checkpoint, CheckpointCertificate, CheckpointVote, kind};
+use crate::pbft::message::Message;
+use crate::types::{Epoch, ReplicaId, Sequence};
+use crate::wire;
+use conclave_crypto::signature::{Signable, Signed};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Certificates that wait for the own ledger to reach their height; the newest are kept.
+const AWAITING_MAX: usize = 8;
+/// A block that is no checkpoint is followed by a marked one after so much idleness.
+const IDLE_MS: u64 = 1_000;
+/// Blocks behind a stable checkpoint from which on its state is fetched and not the blocks.
+const INSTALL_BEHIND: u64 = 10_000;
+/// A newer target replaces one that could not be installed for so long.
+const INSTALL_RETRY_MS: u64 = 60_000;
 
 #[derive(Default)]
 pub(super) struct Checkpoints {
+    /// CHECKPOINTs of heights in (h, h+L], one per height and sender.
+    votes: BTreeMap<Sequence, BTreeMap<ReplicaId, Signed<CheckpointVote>>>,
+    /// Checkpoints of the own ledger above the last one said to be stable.
+    own: BTreeMap<Sequence, Checkpoint>,
+    /// The proof of h; none at the epoch's base.
+    pub(super) stable: Option<Arc<CheckpointCertificate>>,
+    awaiting: BTreeMap<Sequence, Arc<CheckpointCertificate>>,
+    /// The newest checkpoint of the own ledger.
     pub(super) last: Sequence,
+    /// When the last batch was handed over.
+    pub(super) delivered_ms: u64,
+    /// The state being fetched, since when.
+    installing: Option<(Sequence, u64)>,
+    diverged: bool,
+}
+
+impl Checkpoints {
+    /// A start found these.
+    pub(super) fn recovered(
+        stable: Option<Arc<CheckpointCertificate>>,
+        own: Option<Checkpoint>,
+    ) -> Self {
+        let last = own.as_ref().map_or(Sequence(0), |own| own.height);
+        let own = own.into_iter().map(|own| (own.height, own)).collect();
+        Self { stable, own, last, ..Self::default() }
+    }
+
+    pub(super) fn installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// The newest CHECKPOINT of this member.
+    pub(super) fn newest_of(&self, member: ReplicaId) -> Option<Signed<CheckpointVote>> {
+        self.votes.values().rev().find_map(|votes| votes.get(&member)).cloned()
+    }
+
+    pub(super) fn start_epoch(&mut self) {
+        self.votes.clear();
+        self.stable = None;
+    }
 }
 
 impl Pbft {
+    /// The ledger executed and synced a checkpoint.
     pub(super) fn on_checkpointed(&mut self, checkpointed: Checkpointed) {
-        self.checkpoints.last = self.checkpoints.last.max(checkpointed.height);
-        if self.gate.is_some_and(|gate| gate <= checkpointed.height) {
+        let Checkpointed { height, header, state_root, next } = checkpointed;
+        let epoch = self.epoch_of(height);
+        let own = Checkpoint { epoch, height, header, state_root };
+        self.checkpoints.last = self.checkpoints.last.max(height);
+        self.checkpoints.own.insert(height, own);
+        if self.gate.is_some_and(|gate| gate <= height) {
             self.gate = None;
         }
-        self.on_executed(checkpointed.height);
+        match next {
+            Some(next) if epoch == self.epoch() => self.end_epoch(next),
+            Some(_) | None => self.change_refused(height),
+        }
+        self.settle();
+        self.vouch();
+        self.on_executed(height);
     }
 
-    pub(super) fn on_installed(&mut self, _certificate: CheckpointCertificate) {}
+    /// Signs and sends CHECKPOINT for what the own ledger holds above h.
+    pub(super) fn vouch(&mut self) {
+        if !self.can_sign() || self.checkpoints.diverged {
+            return;
+        }
+        let id = self.id();
+        let epoch = self.epoch();
+        let fresh: Vec<Checkpoint> = self
+            .checkpoints
+            .own
+            .range(self.low.next()..=self.high())
+            .map(|(_, own)| own.clone())
+            .filter(|own| own.epoch == epoch)
+            .filter(|own| {
+                let votes = self.checkpoints.votes.get(&own.height);
+                !votes.is_some_and(|votes| votes.contains_key(&id))
+            })
+            .collect();
+        for checkpoint in fresh {
+            let height = checkpoint.height;
+            let vote = self.signer.sign(CheckpointVote { checkpoint, replica: id });
+            self.send(To::Others, Message::Checkpoint(vote.clone()));
+            self.checkpoints.votes.entry(height).or_default().insert(id, vote);
+            self.count_checkpoints(height);
+        }
+    }
 
+    pub(super) fn on_checkpoint(&mut self, from: ReplicaId, vote: Signed<CheckpointVote>) {
+        let Checkpoint { epoch, height, .. } = vote.value.checkpoint;
+        if epoch != self.epoch() {
+            return self.reject(from, Reject::EpochPast(epoch));
+        }
+        if !super::decode::in_window(height, self.low, self.limits.window) {
+            return self.reject(from, Reject::Window);
+        }
+        if let Some(known) = self.checkpoints.votes.get(&height).and_then(|it| it.get(&from)) {
+            if known.value == vote.value {
+                return self.reject(from, Reject::Known);
+            }
+            let evidence = Evidence {
+                culprit: from,
+                epoch,
+                kind: kind::CHECKPOINT,
+                first: (known.value.body(), known.signature),
+                second: (vote.value.body(), vote.signature),
+            };
+            self.accuse(evidence);
+            return self.reject(from, Reject::Protocol("two CHECKPOINTs for one height"));
+        }
+        self.checkpoints.votes.entry(height).or_default().insert(from, vote);
+        self.count_checkpoints(height);
+    }
+
+    /// OSDI'99 §4.3: a quorum of equal CHECKPOINTs is the proof of a stable checkpoint.
+    fn count_checkpoints(&mut self, height: Sequence) {
+        let quorum = self.quorum().quorum();
+        let Some(votes) = self.checkpoints.votes.get(&height) else { return };
+        let agreeing = votes.values().map(|vote| &vote.value.checkpoint).find(|checkpoint| {
+            votes.values().filter(|vote| vote.value.checkpoint == **checkpoint).count() >= quorum
+        });
+        let Some(checkpoint) = agreeing.cloned() else { return };
+        let signatures = votes
+            .iter()
+            .filter(|(_, vote)| vote.value.checkpoint == checkpoint)
+            .take(quorum)
+            .map(|(id, vote)| (*id, vote.signature))
+            .collect();
+        self.adopt_stable(Arc::new(CheckpointCertificate { checkpoint, signatures }));
+    }
+
+    pub(super) fn on_stable(&mut self, from: ReplicaId, certificate: Arc<CheckpointCertificate>) {
+        if certificate.checkpoint.epoch != self.epoch() || certificate.checkpoint.height <= self.low
+        {
+            return self.reject(from, Reject::Known);
+        }
+        self.adopt_stable(certificate);
+    }
+
+    /// h moves to a proven stable checkpoint of this epoch; what lies at or below it is dropped.
+    pub(super) fn adopt_stable(&mut self, certificate: Arc<CheckpointCertificate>) {
+        let height = certificate.checkpoint.height;
+        if height <= self.low || certificate.checkpoint.epoch != self.epoch() {
+            return;
+        }
+        // Lazy: it goes to the disk no later than the first certificate of the window it opens.
+        self.persist_lazily(record::STABLE, wire::encode(certificate.as_ref()));
+        self.checkpoints.stable = Some(Arc::clone(&certificate));
+        self.raise_low(height);
+        self.await_own(certificate);
+        self.settle();
+        self.consider_install();
+        self.finish_epoch();
+        self.vouch();
+        self.deliver();
+        self.propose();
+    }
+
+    /// Moves the window; decided bodies that were not handed over yet are kept, a few.
+    pub(super) fn raise_low(&mut self, height: Sequence) {
+        self.low = height;
+        let above = self.log.split_off(&height.next());
+        let below = std::mem::replace(&mut self.log, above);
+        for (sequence, instance) in below.range(self.delivered.next()..) {
+            if let Some(certificate) = &instance.decided
+                && let Some(batch) = instance.body(&certificate.statement.digest)
+            {
+                self.fetching.keep_decided(self.delivered, *sequence, certificate, batch);
+            }
+        }
+        self.checkpoints.votes = self.checkpoints.votes.split_off(&height.next());
+        self.signer.forget_through(height);
+        self.agreed = self.agreed.max(height);
+        self.raise_agreed();
+        self.next = self.next.max(height.next());
+    }
+
+    pub(super) fn await_own(&mut self, certificate: Arc<CheckpointCertificate>) {
+        self.checkpoints.awaiting.insert(certificate.checkpoint.height, certificate);
+        if self.checkpoints.awaiting.len() > AWAITING_MAX {
+            self.checkpoints.awaiting.pop_first();
+        }
+    }
+
+    /// Compares certificates with the own ledger where both exist.
+    pub(super) fn settle(&mut self) {
+        let heights: Vec<Sequence> = self.checkpoints.awaiting.keys().copied().collect();
+        for height in heights {
+            let Some(own) = self.checkpoints.own.get(&height) else { continue };
+            let Some(certificate) = self.checkpoints.awaiting.get(&height) else { continue };
+            let certificate = CheckpointCertificate::clone(certificate);
+            if *own == certificate.checkpoint {
+                self.checkpoints.awaiting = self.checkpoints.awaiting.split_off(&height.next());
+                self.checkpoints.own = self.checkpoints.own.split_off(&height.next());
+                self.out.push(Effect::Stable(certificate));
+            } else if !self.checkpoints.diverged {
+                self.checkpoints.diverged = true;
+                self.out.push(Effect::Diverged(certificate));
+            }
+        }
+    }
+
+    /// Fetches state where the blocks are too many, or where there is none to start from.
+    pub(super) fn consider_install(&mut self) {
+        let Some(certificate) = self.checkpoints.stable.clone() else { return };
+        let height = certificate.checkpoint.height;
+        let behind = height.0.saturating_sub(self.delivered.0);
+        let empty = self.executed == Sequence(0) && behind > self.limits.checkpoint_interval;
+        if behind <= INSTALL_BEHIND && !empty {
+            return;
+        }
+        let fresh = match self.checkpoints.installing {
+            None => true,
+            Some((target, since)) => {
+                target < height && self.now_ms.saturating_sub(since) >= INSTALL_RETRY_MS
+            }
+        };
+        if fresh {
+            self.checkpoints.installing = Some((height, self.now_ms));
+            self.out.push(Effect::Install(CheckpointCertificate::clone(&certificate)));
+        }
+    }
+
+    /// State transfer put this certified state in place.
+    pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate) {
+        let height = certificate.checkpoint.height;
+        self.checkpoints.installing = None;
+        self.checkpoints.diverged = false;
+        if height < self.executed && height < self.checkpoints.last {
+            return;
+        }
+        self.executed = self.executed.max(height);
+        self.delivered = self.delivered.max(height);
+        self.checkpoints.last = self.checkpoints.last.max(height);
+        self.checkpoints.own.clear();
+        self.checkpoints.own.insert(height, certificate.checkpoint.clone());
+        self.gate = self.gate.filter(|gate| *gate > height);
+        let certificate = Arc::new(certificate);
+        self.await_own(Arc::clone(&certificate));
+        self.adopt_stable(certificate);
+        self.settle();
+        self.agreed = self.agreed.max(self.delivered);
+        self.raise_agreed();
+        self.next = self.next.max(self.agreed.next());
+        self.forget_eras();
+        self.deliver();
+    }
+
+    /// Own CHECKPOINTs that a peer at this stable checkpoint can use.
+    pub(super) fn own_checkpoints(&self) -> Vec<Message> {
+        let id = self.id();
+        let newest = self.checkpoints.votes.values().rev();
+        newest
+            .filter_map(|votes| votes.get(&id))
+            .take(4)
+            .cloned()
+            .map(Message::Checkpoint)
+            .collect()
+    }
+
+    /// An idle primary marks an empty batch, so that the last blocks become a checkpoint too.
     pub(super) fn idle_mark_due(&self) -> bool {
-        false
+        self.next == self.agreed.next()
+            && self.executed == self.agreed
+            && self.checkpoints.last < self.executed
+            && self.now_ms.saturating_sub(self.checkpoints.delivered_ms) >= IDLE_MS
     }
 
-    pub(super) fn pending_change(&self) -> Option<Change> {
-        None
-    }
-
-    pub(super) fn epoch_last(&self) -> Option<Sequence> {
-        None
+    /// The epoch that decided this height.
+    pub(super) fn epoch_of(&self, height: Sequence) -> Epoch {
+        self.epoch_ends
+            .iter()
+            .find(|end| height <= end.header.height)
+            .map_or(self.epoch(), |end| end.header.epoch)
     }
 }

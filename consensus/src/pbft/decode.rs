@@ -18,7 +18,7 @@ use crate::types::{Epoch, ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::VerifyingKey;
-use conclave_crypto::signature::{Signable, Signature, Signed};
+use conclave_crypto::signature::{Signature, Signed};
 use std::sync::Arc;
 
 /// Variants whose frames may carry bodies, by the number that starts the frame.
@@ -427,7 +427,7 @@ pub(super) fn check_epoch_end(
         .map_err(|error| rejected(error, "checkpoint certificate"))
 }
 
-/// The epoch's last sequence and what is proven of it, for [`Sequence`] arithmetic of the engine.
+/// Whether a sequence lies in (low, low + window].
 pub(super) fn in_window(sequence: Sequence, low: Sequence, window: u64) -> bool {
     sequence > low && sequence <= low.plus(window)
 }

@@ -28,6 +28,8 @@ pub(super) struct Instance {
     pub(super) journaled: Option<Digest>,
     /// The proof of what this slot decided.
     pub(super) decided: Option<Arc<CommitCertificate>>,
+    /// The batch that is being fetched.
+    pub(super) wanted: Option<Digest>,
     /// Bodies in use: of the proposal, the certificate and the decision; at most two differ.
     bodies: Vec<Arc<Batch>>,
 }

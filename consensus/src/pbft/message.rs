@@ -125,7 +125,7 @@ impl<'de, T: Signable + Deserialize<'de>> Deserialize<'de> for Sealed<T> {
 }
 
 /// How far a replica is; unsigned, its sender's word only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Its epoch.
     pub epoch: Epoch,
@@ -139,6 +139,8 @@ pub struct Report {
     pub decided: Sequence,
     /// The last sequence it executed.
     pub executed: Sequence,
+    /// While it changes views: of whom it has a VIEW-CHANGE for `view` or a higher one.
+    pub changes: Vec<ReplicaId>,
 }
 
 /// A decided batch of the ledger with its proof.
@@ -335,7 +337,7 @@ impl fmt::Display for Message {
             Message::NewView(message) => write!(f, "{}", message.value()),
             Message::Suspect { epoch, view } => write!(f, "SUSPECT e{epoch} v{view}"),
             Message::Status(report) => {
-                let Report { epoch, view, active, stable, decided, executed } = report;
+                let Report { epoch, view, active, stable, decided, executed, .. } = report;
                 let mode = if *active { "" } else { " changing" };
                 write!(f, "STATUS e{epoch} v{view}{mode} h={stable} decided={decided}")?;
                 write!(f, " executed={executed}")

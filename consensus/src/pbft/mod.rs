@@ -28,19 +28,28 @@ mod catch_up;
 pub mod certificate;
 mod checkpoint;
 mod decode;
+mod epoch;
 mod log;
 pub mod message;
+mod new_view;
 mod normal;
+mod own_votes;
 mod record;
 mod recovery;
 mod signer;
+mod suspect;
+mod view_change;
 
 use self::catch_up::Fetching;
 use self::certificate::{CommitCertificate, Keys, Statement};
 use self::checkpoint::Checkpoints;
+use self::epoch::Epochs;
 use self::log::Instance;
 use self::message::Message;
+use self::own_votes::Probe;
 use self::signer::Signer;
+use self::suspect::Suspicion;
+use self::view_change::ViewChanges;
 use crate::engine::{
     After, Committed, Effect, Engine, EngineStatus, Evidence, Horizon, Input, Phase, Record,
     Reject, Slot, To, Verifier,
@@ -87,7 +96,6 @@ fn null_batch() -> Arc<Batch> {
 /// One replica's PBFT.
 pub struct Pbft {
     cluster: Digest,
-    genesis: Arc<Genesis>,
     limits: Arc<Limits>,
     verifier: Arc<Verifier>,
     signer: Signer,
@@ -123,6 +131,12 @@ pub struct Pbft {
     queue: RequestQueue,
     checkpoints: Checkpoints,
     fetching: Fetching,
+    suspicion: Suspicion,
+    changes: ViewChanges,
+    epochs: Epochs,
+    /// Asks peers for own votes until a quorum answered; nothing is signed meanwhile.
+    probe: Option<Probe>,
+    rolled_back: bool,
 
     // Time: monotonic, without the length of pauses.
     now_ms: u64,
@@ -131,7 +145,6 @@ pub struct Pbft {
 
     persists: u64,
     out: Vec<Effect<Message>>,
-    phases: Arc<Vec<Phase>>,
     accused: BTreeSet<(ReplicaId, u8)>,
     halted: bool,
 }
@@ -159,7 +172,10 @@ impl Pbft {
 
     /// Whether this replica may sign anything but a Rejoin.
     fn can_sign(&self) -> bool {
-        self.membership.contains(self.id())
+        self.probe.is_none()
+            && !self.rolled_back
+            && !self.rejoining()
+            && self.membership.contains(self.id())
     }
 
     fn high(&self) -> Sequence {
@@ -207,45 +223,53 @@ impl Pbft {
             Message::PrePrepare(message) => self.on_pre_prepare(from, message),
             Message::Prepare(vote) => self.on_prepare(from, vote),
             Message::Commit(vote) => self.on_commit(from, vote),
+            Message::Checkpoint(vote) => self.on_checkpoint(from, vote),
+            Message::ViewChange(message) => self.on_view_change(from, message),
+            Message::NewView(message) => self.on_new_view(from, message),
+            Message::Suspect { epoch, view } => self.on_suspect(from, epoch, view),
+            Message::Status(report) => self.on_status(from, report),
             Message::Forward(requests) => self.on_forward(from, requests),
-            Message::Checkpoint(_)
-            | Message::ViewChange(_)
-            | Message::NewView(_)
-            | Message::Suspect { .. }
-            | Message::Status(_)
-            | Message::FetchBatch { .. }
-            | Message::Body { .. }
-            | Message::FetchViewChange { .. }
-            | Message::FetchDecided { .. }
-            | Message::Decided(_)
-            | Message::Stable(_)
-            | Message::EpochEnd(_)
-            | Message::Rejoin(_)
-            | Message::OwnVotesQuery { .. }
-            | Message::OwnVotes(_) => {}
+            Message::FetchBatch { sequence, digest } => self.on_fetch_batch(from, sequence, digest),
+            Message::Body { sequence, batch } => self.on_body(from, sequence, batch),
+            Message::FetchViewChange { name } => self.on_fetch_view_change(from, name),
+            Message::FetchDecided { after } => self.on_fetch_decided(from, after),
+            Message::Decided(message) => self.on_decided(from, &message),
+            Message::Stable(certificate) => self.on_stable(from, certificate),
+            Message::EpochEnd(end) => self.on_epoch_end(from, end),
+            Message::Rejoin(rejoin) => self.on_rejoin(from, rejoin),
+            Message::OwnVotesQuery { token } => self.on_own_votes_query(from, token),
+            Message::OwnVotes(own) => self.on_own_votes(from, &own),
         }
     }
 
     fn on_tick(&mut self, monotonic_ms: u64, wall: Timestamp) {
         let step = self.tick_ms.map_or(0, |last| monotonic_ms.saturating_sub(last));
         self.tick_ms = Some(monotonic_ms);
+        // After a pause nothing is late yet: what was missed is waiting in the queues.
+        let step = step.min(self.base_timeout_ms() / 4);
         self.now_ms += step;
         self.wall = wall;
+        self.tick_probe();
+        self.tick_rejoin();
+        self.tick_view_change();
+        self.tick_new_view();
+        self.tick_suspicion(step);
+        self.tick_catch_up(step);
         self.propose();
     }
 
-    fn refresh_phases(&mut self) {
+    /// Phases of h+1, h+2, … in the current view.
+    fn phases(&self) -> Vec<Phase> {
         let last = self.log.last_key_value().map_or(self.low, |(sequence, _)| *sequence);
         let length = usize::try_from(last.0.saturating_sub(self.low.0)).unwrap_or(0);
-        let phases = Arc::make_mut(&mut self.phases);
-        phases.clear();
-        phases.resize(length, Phase::Open);
+        let mut phases = vec![Phase::Open; length];
         for (sequence, instance) in &self.log {
-            let index = usize::try_from(sequence.0 - self.low.0 - 1).unwrap_or(usize::MAX);
-            if let Some(phase) = phases.get_mut(index) {
+            let index = sequence.0.saturating_sub(self.low.0.saturating_add(1));
+            if let Some(phase) = usize::try_from(index).ok().and_then(|i| phases.get_mut(i)) {
                 *phase = instance.phase(self.view);
             }
         }
+        phases
     }
 }
 
@@ -265,9 +289,8 @@ impl Engine for Pbft {
             Input::Executed(sequence) => self.on_executed(sequence),
             Input::Checkpointed(checkpointed) => self.on_checkpointed(checkpointed),
             Input::Installed(certificate) => self.on_installed(certificate),
-            Input::Connected(_) => {}
+            Input::Connected(peer) => self.on_connected(peer),
         }
-        self.refresh_phases();
         std::mem::take(&mut self.out)
     }
 
@@ -299,18 +322,28 @@ impl Engine for Pbft {
     }
 
     fn status(&self) -> EngineStatus {
-        let role = if self.is_primary() { "primary" } else { "backup" };
+        let role = if !self.membership.contains(self.id()) {
+            "removed"
+        } else if self.rolled_back {
+            "rolled back"
+        } else if self.rejoining() {
+            "rejoining"
+        } else if self.is_primary() {
+            "primary"
+        } else {
+            "backup"
+        };
         EngineStatus {
             epoch: self.epoch(),
             view: self.view.0,
             role: role.to_owned(),
             primary: Some(self.primary()),
-            normal: self.active && self.can_sign(),
-            decided: self.agreed,
+            normal: self.active && self.can_sign() && !self.halted,
+            decided: self.agreed.min(self.delivered.max(self.low)),
             stable: self.low,
-            proven: self.low.max(self.agreed),
+            proven: self.agreed,
             pending: self.queue.len(),
-            view_changes: 0,
+            view_changes: self.changes.count,
         }
     }
 
@@ -324,15 +357,24 @@ impl Engine for Pbft {
             view: self.view.0,
             low: self.low,
             high: self.high(),
-            phases: Arc::clone(&self.phases),
+            phases: Arc::new(self.phases()),
             delivered: self.delivered,
-            earlier: Arc::new(Vec::new()),
+            earlier: Arc::clone(&self.epochs.eras),
             limits: Arc::clone(&self.limits),
         }
     }
 
+    /// A clean stop knows what it voted for: the reservation shrinks to that, but never below one
+    /// found at the start, which may cover votes that this process does not know.
     fn shutdown(&mut self) -> Vec<Record> {
-        Vec::new()
+        if !self.active {
+            return Vec::new();
+        }
+        let voted = self.signer.highest(self.view).max(self.signer.found_through(self.view));
+        let through = voted.unwrap_or(self.base).max(self.low);
+        let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
+        let bytes = crate::wire::encode(&reserved);
+        vec![Record { slot: record::RESERVED, bytes, lazy: false }]
     }
 }
 

@@ -200,7 +200,7 @@ impl Pbft {
     pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, message: PrePrepare) {
         let PrePrepare { vote, batch } = message;
         let statement = vote.statement;
-        if self.later_view(from, &statement) {
+        if self.later_view(&statement) {
             return self.buffer(from, Message::PrePrepare(PrePrepare { vote, batch }));
         }
         if !self.admit(from, &statement) {
@@ -216,6 +216,7 @@ impl Pbft {
         let known = self.log.get(&sequence).and_then(|instance| instance.proposal);
         match known {
             Some(known) if known.statement.digest != statement.digest => {
+                self.suspicion.faulty = true;
                 return self.equivocated(from, kind::PRE_PREPARE, &known, &vote);
             }
             // A body that was missing; its time was judged when the statement was accepted.
@@ -235,7 +236,7 @@ impl Pbft {
     }
 
     pub(super) fn on_prepare(&mut self, from: ReplicaId, vote: Vote) {
-        if self.later_view(from, &vote.statement) {
+        if self.later_view(&vote.statement) {
             return self.buffer(from, Message::Prepare(vote));
         }
         if !self.admit(from, &vote.statement) {
@@ -254,7 +255,7 @@ impl Pbft {
     }
 
     pub(super) fn on_commit(&mut self, from: ReplicaId, vote: Vote) {
-        if self.later_view(from, &vote.statement) {
+        if self.later_view(&vote.statement) {
             return self.buffer(from, Message::Commit(vote));
         }
         if !self.admit(from, &vote.statement) {
@@ -410,11 +411,18 @@ impl Pbft {
         if instance.body(&digest).is_none() && digest == null_batch().digest() {
             instance.keep(null_batch());
         }
+        self.raise_agreed();
+        self.deliver();
+        self.propose();
+    }
+
+    /// Moves the end of what is decided without gaps.
+    pub(super) fn raise_agreed(&mut self) {
+        self.agreed = self.agreed.max(self.delivered);
         while self.log.get(&self.agreed.next()).is_some_and(|next| next.decided.is_some()) {
             self.agreed = self.agreed.next();
         }
-        self.deliver();
-        self.propose();
+        self.next = self.next.max(self.agreed.next());
     }
 
     /// Hands decided batches over, in order, each once, as far as the ledger keeps up.
@@ -431,10 +439,9 @@ impl Pbft {
                     self.on_request_decided(waited);
                 }
             }
-            if committed.batch.change.is_some() {
-                self.gate = Some(sequence);
-            }
-            self.on_delivered(&committed);
+            self.checkpoints.delivered_ms = self.now_ms;
+            self.change_delivered(&committed);
+            self.forget_eras();
             let mark = committed.certificate.clone();
             let journaled = self
                 .log
@@ -448,6 +455,7 @@ impl Pbft {
                 behind.drop_bodies();
             }
         }
+        self.raise_agreed();
     }
 
     fn decided_with_body(&mut self, sequence: Sequence) -> Option<Committed> {

@@ -1,15 +1,28 @@
 //! From journal and ledger back to a replica's state.
+//!
+//! The ledger says which epochs ended and what was executed; the journal says what this replica
+//! signed or may have signed since. A record of an earlier epoch is void. Batches whose commit mark
+//! is journaled and which the ledger lost are handed over again.
 
-use super::certificate::keys_of;
+use super::catch_up::Fetching;
+use super::certificate::{
+    CertificateError, CommitCertificate, PreparedCertificate, keys_of, primary,
+};
 use super::checkpoint::Checkpoints;
-use super::message::Message;
+use super::epoch::Epochs;
+use super::message::{Message, Sealed, ViewChange, Vote};
+use super::own_votes::Probe;
+use super::record::{self, Initial, Marker, Reserved, StoredNewView};
 use super::signer::Signer;
-use super::{Fetching, Pbft, PbftConfig, record};
+use super::suspect::Suspicion;
+use super::view_change::ViewChanges;
+use super::{Pbft, PbftConfig};
 use crate::engine::{Effect, Record, Slot, Verifier};
-use crate::message::LedgerTip;
+use crate::message::{Batch, CheckpointCertificate, EpochEnd, LedgerTip};
 use crate::requests::RequestQueue;
-use crate::types::{Sequence, Timestamp, View};
+use crate::types::{Epoch, Sequence, Timestamp, View};
 use crate::wire;
+use conclave_crypto::digest::{Digest, digest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,24 +35,56 @@ pub enum RecoverError {
     /// A record is no encoding of what its slot holds.
     #[error("the journal's record {0:?} is damaged; this replica must rejoin")]
     Damaged(Slot),
+    /// The ledger is in a later epoch than the journal: the journal is an old copy.
+    #[error("the journal is older than the ledger; this replica must rejoin")]
+    RolledBack,
+    /// The ledger's epochs do not follow from each other.
+    #[error("the ledger's ends of epochs do not follow from each other")]
+    Epochs,
     /// The members' keys cannot be used.
     #[error("a member's key is unusable: {0}")]
-    Key(#[from] super::certificate::CertificateError),
+    Key(#[from] CertificateError),
+}
+
+/// The journal as read, by slot.
+struct Journal(BTreeMap<Slot, Vec<u8>>);
+
+impl Journal {
+    fn read<T: serde::de::DeserializeOwned>(&self, slot: Slot) -> Result<Option<T>, RecoverError> {
+        let Some(bytes) = self.0.get(&slot) else { return Ok(None) };
+        // Records are our own: they may be larger than a frame.
+        wire::decode_stored(bytes).map(Some).map_err(|_| RecoverError::Damaged(slot))
+    }
+
+    fn batch(&self, sequence: Sequence) -> Result<Option<Arc<Batch>>, RecoverError> {
+        let slot = record::body(sequence);
+        let Some(bytes) = self.0.get(&slot) else { return Ok(None) };
+        let batch = Batch::decode(bytes, wire::FRAME_BYTES_MAX);
+        batch.map(|batch| Some(Arc::new(batch))).map_err(|_| RecoverError::Damaged(slot))
+    }
+
+    fn sequences(&self) -> BTreeSet<Sequence> {
+        let sequence = |slot: &Slot| match slot {
+            Slot::Named(_) => None,
+            Slot::Sequenced(sequence, _) => Some(*sequence),
+        };
+        self.0.keys().filter_map(sequence).collect()
+    }
 }
 
 impl Pbft {
     /// What `init` writes into a new journal: no votes were cast before it.
     #[must_use]
     pub fn initial_records() -> Vec<Record> {
-        let initial = record::Initial { version: record::VERSION };
+        let initial = Initial { version: record::VERSION };
         vec![Record { slot: record::INITIAL, bytes: wire::encode(&initial), lazy: false }]
     }
 
-    /// What the host writes, durably, into an empty journal in place of a lost one. The nonce is
-    /// drawn anew each time.
+    /// What the host writes, durably, into an empty journal in place of a lost or rolled back one,
+    /// before it recovers from it. The nonce is drawn anew each time.
     #[must_use]
-    pub fn rejoin_marker(nonce: conclave_crypto::digest::Digest) -> Record {
-        let marker = record::Marker { nonce, since: None };
+    pub fn rejoin_marker(nonce: Digest) -> Record {
+        let marker = Marker { nonce, since: None };
         Record { slot: record::REJOIN, bytes: wire::encode(&marker), lazy: false }
     }
 
@@ -53,47 +98,248 @@ impl Pbft {
         tip: LedgerTip,
         now: Timestamp,
     ) -> Result<(Self, Vec<Effect<Message>>), RecoverError> {
-        let PbftConfig { id, key, genesis, seed: _ } = config;
-        let journal: BTreeMap<Slot, Vec<u8>> = journal.into_iter().collect();
-        if !journal.contains_key(&record::INITIAL) {
+        let journal = Journal(journal.into_iter().collect());
+        let initial = journal.read::<Initial>(record::INITIAL)?;
+        let marker = journal.read::<Marker>(record::REJOIN)?;
+        if initial.is_some_and(|initial| initial.version != record::VERSION) {
+            return Err(RecoverError::Damaged(record::INITIAL));
+        }
+        if !journal.0.contains_key(&record::INITIAL) && marker.is_none() {
             return Err(RecoverError::Missing);
         }
+        let seed = config.seed;
+        let mut engine = Self::at_tip(config, tip, now)?;
+        engine.epochs.marker = marker;
+        engine.recover_epoch(&journal)?;
+        engine.recover_stable(&journal)?;
+        engine.recover_view(&journal)?;
+        engine.recover_log(&journal)?;
+        engine.recover_probe(&journal, seed)?;
+        engine.deliver();
+        let effects = std::mem::take(&mut engine.out);
+        Ok((engine, effects))
+    }
+
+    /// As if the journal were empty.
+    fn at_tip(config: PbftConfig, tip: LedgerTip, now: Timestamp) -> Result<Self, RecoverError> {
+        let PbftConfig { id, key, genesis, seed: _ } = config;
         let cluster = genesis.cluster();
-        let keys = keys_of(&tip.membership)?;
-        let low = tip.stable.as_ref().map_or(tip.base, |stable| stable.checkpoint.height);
-        let engine = Self {
+        let ends: Vec<Arc<EpochEnd>> = tip.epoch_ends.into_iter().map(Arc::new).collect();
+        let follows = |(i, end): (usize, &Arc<EpochEnd>)| end.header.epoch == Epoch(i as u64);
+        if !ends.iter().enumerate().all(follows) {
+            return Err(RecoverError::Epochs);
+        }
+        let membership =
+            ends.last().map_or_else(|| genesis.membership.clone(), |end| end.next.clone());
+        let base = ends.last().map_or(Sequence(0), |end| end.header.height);
+        let stable = tip.stable.filter(|it| it.checkpoint.epoch == membership.epoch).map(Arc::new);
+        let low = stable.as_ref().map_or(base, |it| it.checkpoint.height);
+        let ending = tip.pending_epoch.filter(|next| next.header.epoch == membership.epoch);
+        let timeout_ms = genesis.limits.view_change_timeout_ms;
+        Ok(Self {
             cluster,
             limits: Arc::new(genesis.limits.clone()),
-            genesis,
             verifier: Arc::new(Verifier::default()),
             signer: Signer::new(id, key, cluster),
-            membership: Arc::new(tip.membership),
-            keys: Arc::new(keys),
-            base: tip.base,
-            epoch_ends: tip.epoch_ends.into_iter().map(Arc::new).collect(),
+            keys: Arc::new(keys_of(&membership)?),
+            membership: Arc::new(membership),
+            base,
+            epoch_ends: ends,
             view: View(0),
             active: true,
             low,
             log: BTreeMap::new(),
-            next: tip.height.max(low).next(),
-            agreed: tip.height.max(low),
+            next: low.max(tip.height).next(),
+            agreed: low.max(tip.height),
             delivered: tip.height,
             executed: tip.height,
             gate: None,
             reserved: VecDeque::new(),
             queue: RequestQueue::new(),
-            checkpoints: Checkpoints::default(),
+            checkpoints: Checkpoints::recovered(stable, tip.checkpoint),
             fetching: Fetching::default(),
+            suspicion: Suspicion::new(timeout_ms),
+            changes: ViewChanges::default(),
+            epochs: Epochs::recovered(ending),
+            probe: None,
+            rolled_back: false,
             now_ms: 0,
             tick_ms: None,
             wall: now,
             persists: 0,
             out: Vec::new(),
-            phases: Arc::default(),
             accused: BTreeSet::new(),
             halted: false,
-        };
-        let _ = Sequence(0);
-        Ok((engine, Vec::new()))
+        })
+    }
+
+    /// The journal may be in a later epoch than the ledger: epochs move without state.
+    fn recover_epoch(&mut self, journal: &Journal) -> Result<(), RecoverError> {
+        let newest = journal.read::<EpochEnd>(record::EPOCH)?;
+        let newest = newest.map_or(Epoch(0), |end| end.next.epoch);
+        if newest < self.epoch() && self.epochs.marker.is_none() {
+            return Err(RecoverError::RolledBack);
+        }
+        for sequence in journal.sequences() {
+            let slot = record::epoch_end(sequence);
+            let Some(end) = journal.read::<EpochEnd>(slot)? else { continue };
+            if end.header.epoch != self.epoch() || end.next.epoch > newest {
+                continue;
+            }
+            let era = crate::engine::Era {
+                membership: Arc::clone(&self.membership),
+                keys: Arc::clone(&self.keys),
+                end: end.header.height,
+            };
+            Arc::make_mut(&mut self.epochs.eras).push(era);
+            self.base = end.header.height;
+            self.low = self.base;
+            self.checkpoints.stable = None;
+            self.keys = Arc::new(keys_of(&end.next)?);
+            self.membership = Arc::new(end.next.clone());
+            self.await_own(Arc::new(end.certificate.clone()));
+            self.epochs.ending = None;
+            self.epoch_ends.push(Arc::new(end));
+        }
+        if self.epoch() < newest {
+            return Err(RecoverError::Damaged(record::EPOCH));
+        }
+        self.forget_eras();
+        Ok(())
+    }
+
+    fn recover_stable(&mut self, journal: &Journal) -> Result<(), RecoverError> {
+        let stable = journal.read::<CheckpointCertificate>(record::STABLE)?;
+        if let Some(stable) = stable.map(Arc::new)
+            && stable.checkpoint.epoch == self.epoch()
+            && stable.checkpoint.height > self.low
+        {
+            self.low = stable.checkpoint.height;
+            self.checkpoints.stable = Some(Arc::clone(&stable));
+            self.await_own(stable);
+        }
+        self.agreed = self.low.max(self.delivered);
+        self.next = self.agreed.next();
+        self.settle();
+        Ok(())
+    }
+
+    /// The view is the highest that was signed for; a VIEW-CHANGE without its NEW-VIEW means that
+    /// no votes were cast in its view.
+    fn recover_view(&mut self, journal: &Journal) -> Result<(), RecoverError> {
+        let change = journal
+            .read::<Sealed<ViewChange>>(record::VIEW_CHANGE)?
+            .filter(|it| it.value().epoch == self.epoch());
+        let stored = journal
+            .read::<StoredNewView>(record::NEW_VIEW)?
+            .filter(|it| it.new_view.value().epoch == self.epoch());
+        let changed = change.as_ref().map_or(View(0), |it| it.value().view);
+        let entered = stored.as_ref().map_or(View(0), |it| it.new_view.value().view);
+        self.view = changed.max(entered);
+        self.active = entered == self.view;
+        if let Some(change) = change {
+            self.changes.newest.insert(self.id(), Arc::new(change));
+        }
+        let reserved = journal
+            .read::<Reserved>(record::RESERVED)?
+            .filter(|it| it.epoch == self.epoch() && it.view == self.view);
+        if let Some(Reserved { through, .. }) = reserved {
+            self.signer.found(self.view, through);
+            self.reserved.push_back((through, 0));
+        }
+        if let Some(StoredNewView { new_view, changes }) = stored {
+            let proposals = &new_view.value().proposals;
+            let last = proposals.last().map(|vote| vote.statement.sequence);
+            if self.active {
+                let named = |vote: &Vote| (vote.statement.sequence, vote.statement.digest);
+                self.signer.names(proposals.iter().map(named));
+                self.changes.target = last.unwrap_or(self.low);
+                let _ = self.adopt_proposals(proposals);
+            }
+            self.changes.kept = changes;
+            self.changes.new_view = Some(new_view);
+        }
+        self.next = self.next.max(self.changes.target.next());
+        Ok(())
+    }
+
+    fn recover_log(&mut self, journal: &Journal) -> Result<(), RecoverError> {
+        for sequence in journal.sequences() {
+            let batch = journal.batch(sequence)?;
+            let mark = journal.read::<CommitCertificate>(record::mark(sequence))?;
+            let certificate = journal.read::<PreparedCertificate>(record::prepared(sequence))?;
+            if let Some(certificate) = certificate
+                && certificate.statement.epoch == self.epoch()
+                && sequence > self.low
+            {
+                let batch = batch.clone().filter(|it| it.digest() == certificate.statement.digest);
+                // A certificate and its batch are written together.
+                let batch = batch.ok_or(RecoverError::Damaged(record::body(sequence)))?;
+                self.recover_prepared(sequence, certificate, batch);
+            }
+            if let (Some(mark), Some(batch)) = (mark, batch)
+                && mark.statement.digest == batch.digest()
+                && sequence > self.delivered
+                && mark.statement.epoch == self.epoch_of(sequence)
+            {
+                self.recover_mark(sequence, mark, batch);
+            }
+        }
+        self.raise_agreed();
+        Ok(())
+    }
+
+    fn recover_prepared(
+        &mut self,
+        sequence: Sequence,
+        certificate: PreparedCertificate,
+        batch: Arc<Batch>,
+    ) {
+        let (view, active) = (self.view, self.active);
+        let delivered = self.delivered;
+        let instance = self.log.entry(sequence).or_default();
+        instance.journaled = Some(batch.digest());
+        if active && certificate.statement.view == view {
+            let PreparedCertificate { statement, pre_prepare, prepares } = &certificate;
+            instance.proposal = Some(Vote { statement: *statement, signature: *pre_prepare });
+            let vote = |(id, signature): &(_, _)| (*id, (statement.digest, *signature));
+            instance.prepares = prepares.iter().map(vote).collect();
+        }
+        instance.prepared = Some(certificate);
+        if sequence > delivered {
+            instance.keep(batch);
+        }
+    }
+
+    fn recover_mark(&mut self, sequence: Sequence, mark: CommitCertificate, batch: Arc<Batch>) {
+        if sequence > self.low {
+            let instance = self.log.entry(sequence).or_default();
+            instance.decided = Some(Arc::new(mark));
+            instance.keep(batch);
+        } else {
+            self.fetching.keep_decided(self.delivered, sequence, &mark, &batch);
+        }
+    }
+
+    /// A replica that waits for its epoch has no votes to ask for.
+    fn recover_probe(&mut self, journal: &Journal, seed: u64) -> Result<(), RecoverError> {
+        if self.rejoining() {
+            return Ok(());
+        }
+        let id = self.id();
+        let parts: [&[u8]; 2] = [&seed.to_le_bytes(), &id.0.to_le_bytes()];
+        let token = digest("own-votes", &parts).as_bytes()[..8].try_into().expect("eight bytes");
+        let mut probe = Probe::new(u64::from_le_bytes(token), self.epoch());
+        let reserved =
+            journal.read::<Reserved>(record::RESERVED)?.filter(|it| it.epoch == self.epoch());
+        probe.view = reserved.map_or(View(0), |it| it.view);
+        probe.through = reserved.map_or(self.base, |it| it.through);
+        probe.view_change = self.changes.newest.get(&id).map_or(View(0), |it| it.value().view);
+        let new_view = self.changes.new_view.as_ref().map(|it| it.value().view);
+        let led = new_view.filter(|view| primary(&self.membership, *view) == id);
+        probe.new_view = led.unwrap_or(View(0));
+        probe.checkpoint = self.checkpoints.last.max(self.low);
+        self.probe = Some(probe);
+        Ok(())
     }
 }

@@ -30,6 +30,7 @@ pub struct Ledger {
     pub rejoined: BTreeMap<u16, Timestamp>,
     /// Keys executed, in order; a request executes once.
     pub executed: Vec<Digest>,
+    pub known: std::collections::BTreeSet<Digest>,
 }
 
 impl Ledger {
@@ -52,6 +53,7 @@ impl Ledger {
             epoch_ends: Vec::new(),
             rejoined: BTreeMap::new(),
             executed: Vec::new(),
+            known: std::collections::BTreeSet::new(),
         }
     }
 
@@ -75,7 +77,7 @@ impl Ledger {
         self.timestamp = self.timestamp.max(batch.timestamp);
         let next = batch.change.as_ref().and_then(|change| self.takes_effect(change));
         for request in &batch.requests {
-            if !self.executed.contains(&request.digest()) {
+            if self.known.insert(request.digest()) {
                 self.executed.push(request.digest());
             }
         }

@@ -9,4 +9,4 @@ pub mod ledger;
 pub mod network;
 
 pub use ledger::Ledger;
-pub use network::{Network, Node};
+pub use network::Network;

@@ -1,0 +1,212 @@
+//! OSDI'99 §4.4 and §4.5.2: VIEW-CHANGE messages, when to join a view change, and its timer.
+//!
+//! A VIEW-CHANGE is journaled before it is sent and sent again unchanged: a rebuilt one would be a
+//! second signed statement for one view. Of each sender the one for the highest view is kept.
+
+use super::Pbft;
+use super::certificate::{PreparedCertificate, primary};
+use super::message::{Message, NewView, Sealed, ViewChange};
+use super::new_view::PendingNewView;
+use super::record;
+use crate::engine::{Evidence, Reject, To};
+use crate::message::kind;
+use crate::types::{ReplicaId, Sequence, View};
+use crate::wire;
+use conclave_crypto::digest::Digest;
+use conclave_crypto::signature::Signable;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Default)]
+pub(super) struct ViewChanges {
+    /// Of each sender, this replica included, the VIEW-CHANGE for the highest view.
+    pub(super) newest: BTreeMap<ReplicaId, Arc<Sealed<ViewChange>>>,
+    /// When the change to the current view, or the deciding of its O, takes too long.
+    pub(super) deadline_ms: Option<u64>,
+    /// The last sequence of O.
+    pub(super) target: Sequence,
+    /// The newest NEW-VIEW built or accepted, for laggards, and its V.
+    pub(super) new_view: Option<Arc<Sealed<NewView>>>,
+    pub(super) kept: Vec<Arc<Sealed<ViewChange>>>,
+    /// A NEW-VIEW whose V is not complete here.
+    pub(super) pending: Option<PendingNewView>,
+    /// View changes since the start.
+    pub(super) count: u64,
+}
+
+impl ViewChanges {
+    /// Whether the current view's O is decided.
+    pub(super) fn settled(&self) -> bool {
+        self.deadline_ms.is_none()
+    }
+
+    /// Who sent a VIEW-CHANGE for a view above this one.
+    pub(super) fn senders_above(&self, view: View) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.newest.iter().filter(move |(_, it)| it.value().view > view).map(|(id, _)| *id)
+    }
+
+    /// Who sent a VIEW-CHANGE for this view or a higher one.
+    pub(super) fn senders_from(&self, view: View) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.newest.iter().filter(move |(_, it)| it.value().view >= view).map(|(id, _)| *id)
+    }
+
+    /// A VIEW-CHANGE by its name, for whoever was sent the NEW-VIEW that names it.
+    pub(super) fn named(&self, name: &Digest) -> Option<&Arc<Sealed<ViewChange>>> {
+        let mut known = self.kept.iter().chain(self.newest.values());
+        known.find(|change| change.name() == *name)
+    }
+}
+
+impl Pbft {
+    pub(super) fn on_view_change(&mut self, from: ReplicaId, message: Arc<Sealed<ViewChange>>) {
+        let change = message.value();
+        if change.epoch != self.epoch() {
+            return self.reject(from, Reject::EpochPast(change.epoch));
+        }
+        let at_base = change.stable == self.base;
+        if change.stable < self.base || at_base != change.certificate.is_none() {
+            return self.reject(from, Reject::Protocol("VIEW-CHANGE without proof of h"));
+        }
+        if let Some(reason) = self.rollback_in_certificates(&change.prepared) {
+            return self.rolled_back(reason);
+        }
+        if let Some(certificate) = &change.certificate {
+            self.adopt_stable(Arc::new(certificate.clone()));
+        }
+        if self.complete_new_view(&message) {
+            return;
+        }
+        let sender = change.replica;
+        if let Some(known) = self.changes.newest.get(&sender).cloned() {
+            if known.value().view == change.view && known.name() != message.name() {
+                self.changed_twice(sender, &known, &message);
+                return self.reject(from, Reject::Protocol("two VIEW-CHANGEs for one view"));
+            }
+            if known.value().view >= change.view {
+                return self.reject(from, Reject::Known);
+            }
+        }
+        self.changes.newest.insert(sender, message);
+        self.join_view_change();
+        self.start_timer();
+        self.suspect();
+        self.try_new_view();
+    }
+
+    fn changed_twice(
+        &mut self,
+        culprit: ReplicaId,
+        first: &Sealed<ViewChange>,
+        second: &Sealed<ViewChange>,
+    ) {
+        self.accuse(Evidence {
+            culprit,
+            epoch: first.value().epoch,
+            kind: kind::VIEW_CHANGE,
+            first: (first.value().body(), first.signed.signature),
+            second: (second.value().body(), second.signed.signature),
+        });
+    }
+
+    /// OSDI'99 §4.5.2: f+1 VIEW-CHANGEs above the own view; the smallest such view is joined. f
+    /// replicas alone move nobody.
+    fn join_view_change(&mut self) {
+        let id = self.id();
+        let above: Vec<View> = self
+            .changes
+            .newest
+            .iter()
+            .filter(|(sender, change)| **sender != id && change.value().view > self.view)
+            .map(|(_, change)| change.value().view)
+            .collect();
+        if above.len() >= self.quorum().weak()
+            && let Some(smallest) = above.into_iter().min()
+        {
+            self.start_view_change(smallest);
+        }
+    }
+
+    /// OSDI'99 §4.4: leaves the view and says what prepared so far.
+    pub(super) fn start_view_change(&mut self, view: View) {
+        if !self.can_sign() || view <= self.view {
+            return;
+        }
+        self.leave_view(view);
+        let change = ViewChange {
+            epoch: self.epoch(),
+            view,
+            replica: self.id(),
+            stable: self.low,
+            certificate: self.checkpoints.stable.as_deref().cloned(),
+            prepared: self.prepared_certificates(),
+        };
+        let sealed = Arc::new(Sealed::new(self.signer.sign(change)));
+        self.persist(record::VIEW_CHANGE, wire::encode(sealed.as_ref()));
+        self.send(To::Others, Message::ViewChange(Arc::clone(&sealed)));
+        self.changes.newest.insert(self.id(), sealed);
+        self.changes.count += 1;
+        self.start_timer();
+        self.try_new_view();
+    }
+
+    /// P of OSDI'99 §4.4. Every certificate here is journaled with its batch before what follows.
+    fn prepared_certificates(&self) -> Vec<PreparedCertificate> {
+        self.log
+            .range(self.low.next()..=self.high())
+            .filter_map(|(_, instance)| instance.prepared.clone())
+            .collect()
+    }
+
+    /// Nothing of the old view is sent or counted from here on; certificates stay.
+    pub(super) fn leave_view(&mut self, view: View) {
+        let n = self.membership.members.len();
+        self.view = view;
+        self.active = false;
+        self.reserved.clear();
+        for instance in self.log.values_mut() {
+            instance.enter_view();
+        }
+        self.suspicion.enter_view(view, n);
+        self.changes.deadline_ms = None;
+        if self.changes.pending.as_ref().is_some_and(|it| it.view() < view) {
+            self.changes.pending = None;
+        }
+    }
+
+    /// The timer of view w runs once a quorum has sent VIEW-CHANGEs for w or higher.
+    pub(super) fn start_timer(&mut self) {
+        if !self.active
+            && self.changes.deadline_ms.is_none()
+            && self.changes.senders_from(self.view).count() >= self.quorum().quorum()
+        {
+            self.changes.deadline_ms = Some(self.now_ms + self.suspicion.timeout_ms);
+        }
+    }
+
+    /// It stops when all of O is decided, and its expiry asks for the next view at once.
+    pub(super) fn tick_view_change(&mut self) {
+        if self.active && self.agreed >= self.changes.target {
+            if self.changes.deadline_ms.take().is_some() {
+                self.suspicion.enter_view(self.view, self.membership.members.len());
+            }
+            return;
+        }
+        if self.changes.deadline_ms.is_some_and(|deadline| self.now_ms >= deadline)
+            && self.can_sign()
+        {
+            self.double_timeout();
+            self.start_view_change(self.view.next());
+        }
+    }
+
+    /// The VIEW-CHANGE of this replica for the view it changes to.
+    pub(super) fn own_view_change(&self) -> Option<Arc<Sealed<ViewChange>>> {
+        let own = self.changes.newest.get(&self.id())?;
+        (own.value().view == self.view).then(|| Arc::clone(own))
+    }
+
+    /// Whether this replica leads the view it changes to.
+    pub(super) fn leads(&self, view: View) -> bool {
+        primary(&self.membership, view) == self.id()
+    }
+}

@@ -1,0 +1,110 @@
+//! Random runs: loss, reordering, duplicates, partitions, kills and restarts; then the network
+//! heals and every request must be executed everywhere, in one order.
+
+mod common;
+
+use common::Network;
+use rand::RngExt;
+
+/// What happens in one run.
+fn run(seed: u64, n: u16) {
+    let mut network = Network::new(n, seed);
+    network.wires.loss = network.rng.random_range(0..60);
+    network.wires.duplicate = network.rng.random_range(0..30);
+    network.wires.delay_ms = (1, network.rng.random_range(2..40));
+    network.wires.sync_ms = (1, network.rng.random_range(1..15));
+    let mut number = 0;
+    let mut asked = 0;
+    for _ in 0..network.rng.random_range(20..60) {
+        let time = network.rng.random_range(5..250);
+        for _ in 0..network.rng.random_range(0..6) {
+            number += 1;
+            let client = network.rng.random_range(0..4);
+            let up = network.up();
+            if up.is_empty() {
+                break;
+            }
+            asked += 1;
+            if network.rng.random_bool(0.3) {
+                network.ask_all(client, number);
+            } else {
+                let id = up[network.rng.random_range(0..up.len())];
+                network.ask(id, client, number);
+            }
+        }
+        trouble(&mut network, n);
+        network.run_ms(time);
+    }
+    network.wires.cut.clear();
+    network.wires.loss = 0;
+    for id in network.down.keys().copied().collect::<Vec<_>>() {
+        network.start(id);
+    }
+    network.run_ms(3_000);
+    // Clients ask again until they are answered.
+    for repeat in 1..=number {
+        for client in 0..4 {
+            network.ask_all(client, repeat);
+        }
+    }
+    assert!(asked <= number);
+    let all = usize::try_from(number * 4).unwrap();
+    network.run_until("every request is executed everywhere", |network| {
+        (0..n).all(|id| network.node(id).requests_executed() == all)
+    });
+    network.check_agreement();
+    for id in 0..n {
+        let node = network.node(id);
+        assert_eq!(node.evidence, [], "seed {seed}: a correct replica is accused by r{id}");
+        assert_eq!(node.halted, None, "seed {seed}: r{id} halted");
+        assert_eq!(node.rolled_back, None, "seed {seed}: r{id} takes its journal for an old one");
+        assert!(!node.diverged, "seed {seed}: r{id} diverged");
+    }
+}
+
+fn trouble(network: &mut Network, n: u16) {
+    let id = network.rng.random_range(0..n);
+    match network.rng.random_range(0..12) {
+        0 | 1 => {
+            if network.up().contains(&id) {
+                network.kill(id);
+            }
+        }
+        2 => {
+            if network.up().contains(&id) {
+                network.stop(id);
+            }
+        }
+        3..=5 => {
+            if network.down.contains_key(&id) {
+                network.start(id);
+            }
+        }
+        6 => {
+            for peer in 0..n {
+                network.wires.cut.insert((id, peer));
+                if network.rng.random_bool(0.7) {
+                    network.wires.cut.insert((peer, id));
+                }
+            }
+        }
+        7 => {
+            let peer = network.rng.random_range(0..n);
+            network.wires.cut.insert((id, peer));
+        }
+        8 | 9 => network.wires.cut.clear(),
+        _ => {}
+    }
+}
+
+#[test]
+fn whatever_happens_replicas_agree_and_after_it_every_request_is_executed() {
+    let seeds = std::env::var("SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(40);
+    let first = std::env::var("SEED").ok().and_then(|it| it.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        if std::env::var("SEED").is_ok() {
+            eprintln!("seed {seed}");
+        }
+        run(seed, if seed % 5 == 4 { 7 } else { 4 });
+    }
+}
