@@ -17,6 +17,10 @@ use std::sync::Arc;
 
 /// What happened.
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "checkpoints are rare, and votes are most of the rest"
+)]
 pub enum Input<M> {
     /// Authenticated requests that clients sent to this replica, all that one step drained.
     Requests(Vec<Arc<SignedRequest>>),

@@ -31,6 +31,8 @@ const RUN_MAX: u64 = 64;
 /// Messages of later views kept per peer, and their bytes.
 const FUTURE_MAX: usize = 256;
 const FUTURE_BYTES_MAX: usize = 8 << 20;
+/// What a buffered vote counts for.
+const VOTE_BYTES: usize = 128;
 /// What one peer is served per second, bytes; bursts hold as much.
 const SERVED_PER_SECOND: usize = 32 << 20;
 /// A peer's asking for decided batches is answered at most this often. Milliseconds.
@@ -141,10 +143,7 @@ impl Pbft {
 
     /// Keeps a message of a later view; one bounded buffer per peer, and no peer fills another's.
     pub(super) fn buffer(&mut self, from: ReplicaId, message: Message) {
-        let bytes = match &message {
-            Message::PrePrepare(message) => message.batch.bytes().len(),
-            _ => 128,
-        };
+        let bytes = message.body_bytes() + VOTE_BYTES;
         let peer = self.fetching.peers.entry(from).or_default();
         if peer.future.len() >= FUTURE_MAX || peer.future_bytes + bytes > FUTURE_BYTES_MAX {
             return self.reject(from, Reject::Cap("messages of later views"));

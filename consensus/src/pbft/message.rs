@@ -238,6 +238,11 @@ pub enum Message {
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
 impl Message {
+    /// Bytes of the batch in a PRE-PREPARE, the only body that is buffered.
+    pub(super) fn body_bytes(&self) -> usize {
+        if let Message::PrePrepare(message) = self { message.batch.bytes().len() } else { 0 }
+    }
+
     /// Whether it carries bodies that would hold up votes.
     #[must_use]
     pub(super) fn bulky(&self) -> bool {

@@ -98,7 +98,7 @@ impl Ledger {
         self.header = header.hash();
         self.blocks.insert(self.height, (header.clone(), committed.clone()));
         let marked = batch.checkpoint && self.timestamp.0 >= self.checkpoint_time.0 + 1_000;
-        let due = self.height.0 % self.interval == 0 || marked || batch.change.is_some();
+        let due = self.height.0.is_multiple_of(self.interval) || marked || batch.change.is_some();
         if !due {
             return None;
         }

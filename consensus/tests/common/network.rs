@@ -119,7 +119,7 @@ pub fn limits() -> Limits {
 }
 
 pub fn genesis(n: u16, limits: Limits) -> Genesis {
-    let members = (0..n).map(|id| toml_free_member(id)).collect();
+    let members = (0..n).map(member).collect();
     Genesis {
         name: "test".to_owned(),
         protocol: "pbft".to_owned(),
@@ -137,7 +137,7 @@ pub fn genesis(n: u16, limits: Limits) -> Genesis {
     }
 }
 
-fn toml_free_member(id: u16) -> Member {
+fn member(id: u16) -> Member {
     Member {
         id: ReplicaId(id),
         organization: "one".to_owned(),
@@ -400,11 +400,14 @@ impl Network {
 
     /// No replica ever signs two digests for one slot, across its restarts.
     fn note_signature(&mut self, from: u16, message: &Message) {
-        let (kind, vote) = match message {
-            Message::PrePrepare(message) => (2, message.vote),
-            Message::Prepare(vote) => (3, *vote),
-            Message::Commit(vote) => (4, *vote),
-            _ => return,
+        let (kind, vote) = if let Message::PrePrepare(message) = message {
+            (2, message.vote)
+        } else if let Message::Prepare(vote) = message {
+            (3, *vote)
+        } else if let Message::Commit(vote) = message {
+            (4, *vote)
+        } else {
+            return;
         };
         let statement = vote.statement;
         let slot = (from, statement.epoch.0, statement.view.0, statement.sequence.0, kind);
@@ -484,7 +487,7 @@ impl Network {
             self.now += 1;
             self.deliver_due();
             self.finish_writes();
-            if self.now % TICK_MS == 0 {
+            if self.now.is_multiple_of(TICK_MS) {
                 for id in self.up() {
                     let wall = self.wall(id);
                     self.input(id, Input::Tick { monotonic_ms: self.now, wall });
@@ -522,10 +525,8 @@ impl Network {
 
     fn finish_writes(&mut self) {
         for id in self.up() {
-            loop {
-                let Some(node) = self.nodes.get_mut(&id) else { break };
-                let due = node.writes.front().is_some_and(|(done, _)| *done <= self.now);
-                if !due {
+            while let Some(node) = self.nodes.get_mut(&id) {
+                if node.writes.front().is_none_or(|(done, _)| *done > self.now) {
                     break;
                 }
                 let (_, write) = node.writes.pop_front().expect("one is due");
