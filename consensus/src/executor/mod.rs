@@ -13,6 +13,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod replace;
+mod staged;
 #[cfg(test)]
 mod tests;
 
@@ -184,6 +185,7 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             broken: false,
             storage,
         };
+        executor.resume_swap()?;
         if let Some(certificate) = executor.diverged.clone() {
             // The power may have failed while blocks were set aside.
             executor.set_aside(&certificate)?;

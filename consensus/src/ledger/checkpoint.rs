@@ -102,7 +102,7 @@ impl CheckpointJob {
 
 /// All rows that changed in an interval. Memory: about 150 bytes for each, as many as the requests
 /// of one checkpoint interval wrote.
-fn dirty<S: Storage>(
+pub(crate) fn dirty<S: Storage>(
     storage: &S,
     interval: Sequence,
 ) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {

@@ -30,7 +30,7 @@ mod checkpoint;
 mod reader;
 
 pub use checkpoint::CheckpointJob;
-pub(crate) use checkpoint::{PendingCheckpoint, TrieLock};
+pub(crate) use checkpoint::{PendingCheckpoint, TrieLock, dirty};
 pub use reader::LedgerReader;
 
 use crate::message::{

@@ -73,7 +73,7 @@ pub struct PbftConfig {
     /// Which member this replica is.
     pub id: ReplicaId,
     /// Its key.
-    pub key: SecretKey,
+    pub key: Arc<SecretKey>,
     /// What the cluster agreed on.
     pub genesis: Arc<Genesis>,
     /// Seeds tokens, which need to differ from start to start and nothing more.

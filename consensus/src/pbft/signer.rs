@@ -13,11 +13,12 @@ use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
 use conclave_crypto::signature::{Signable, Signed};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Signs as one replica, in one epoch at a time.
 pub(super) struct Signer {
     pub(super) id: ReplicaId,
-    key: SecretKey,
+    key: Arc<SecretKey>,
     cluster: Digest,
     /// (sequence, type) → the highest view signed in, and what.
     signed: BTreeMap<(Sequence, u8), (View, Digest)>,
@@ -28,7 +29,7 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    pub(super) fn new(id: ReplicaId, key: SecretKey, cluster: Digest) -> Self {
+    pub(super) fn new(id: ReplicaId, key: Arc<SecretKey>, cluster: Digest) -> Self {
         Self { id, key, cluster, signed: BTreeMap::new(), found: None, named: BTreeMap::new() }
     }
 

@@ -215,7 +215,7 @@ impl Network {
         let (disk, ledger) = self.down.remove(&id).expect("it is down");
         let config = PbftConfig {
             id: ReplicaId(id),
-            key: replica_key(id),
+            key: std::sync::Arc::new(replica_key(id)),
             genesis: Arc::clone(&self.genesis),
             seed: self.now ^ u64::from(id),
         };

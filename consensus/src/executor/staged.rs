@@ -1,0 +1,72 @@
+//! From a fetched state to the ledger's own: comparing before, and swapping in after.
+
+use super::Executor;
+use crate::ledger;
+use crate::state_machine::StateMachine;
+use crate::state_sync::{Swap, SwapError, SwapStep, TransferTarget};
+use crate::state_trie;
+use crate::storage::{Durability, Storage, StorageError};
+use std::sync::PoisonError;
+
+/// One batch of a swap, bytes.
+const SWAP_BYTES: usize = 4 << 20;
+
+impl<S: Storage, M: StateMachine> Executor<S, M> {
+    /// Brings the trie up to the tip, beyond the last checkpoint, so that a transfer can compare the
+    /// own state with the certified one. Changes nothing that a later checkpoint depends on: the rows
+    /// stay dirty, and applying them again yields the same trie.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn fold(&mut self) -> Result<(), StorageError> {
+        for job in self.pending_checkpoints()? {
+            job.run(&*self.storage)?;
+        }
+        let _trie = self.trie.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = ledger::dirty(&*self.storage, self.tip.interval)?;
+        let (_, batch) = state_trie::update(&*self.storage.snapshot()?, rows)?;
+        self.storage.write(batch, Durability::Synced)
+    }
+
+    /// Puts a completely staged target in place; see [`Self::install`]. A kill at any step is made
+    /// good by the next [`Self::open`].
+    ///
+    /// # Errors
+    /// When the storage fails or the target is not completely staged.
+    pub fn install_staged(&mut self, target: &TransferTarget) -> Result<bool, StorageError> {
+        if self.diverged.is_none() && self.tip.height >= target.height() {
+            return Ok(false);
+        }
+        let swap = Swap::begin(target.clone(), self.storage.snapshot()?);
+        self.swap(swap)
+    }
+
+    /// Ends a swap that a kill cut off: until then the tables are no state at all.
+    pub(super) fn resume_swap(&mut self) -> Result<(), StorageError> {
+        match Swap::interrupted(self.storage.snapshot()?)? {
+            Some(swap) => self.swap(swap).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn swap(&mut self, mut swap: Swap) -> Result<bool, StorageError> {
+        let target = swap.target().clone();
+        // Ends: each step consumes part of the staged state.
+        loop {
+            let step = swap.next_step(SWAP_BYTES).map_err(|error| match error {
+                SwapError::Storage(error) => error,
+                SwapError::Incomplete { .. } => StorageError {
+                    operation: "swap",
+                    location: "the staged state".to_owned(),
+                    reason: error.to_string(),
+                },
+            })?;
+            match step {
+                SwapStep::More(batch) => self.storage.write(batch, Durability::Buffered)?,
+                SwapStep::Last(batch) => {
+                    return self.install(&target.header, &target.certificate, batch);
+                }
+            }
+        }
+    }
+}

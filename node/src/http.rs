@@ -1,0 +1,77 @@
+//! `/livez`, `/readyz`, `/metrics` and `/status` over HTTP, on a thread of their own.
+
+use crate::runtime::Shared;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The run that is shown; there is none while the node starts.
+#[derive(Clone, Default)]
+pub struct Shown(Arc<Mutex<Option<Arc<Shared>>>>);
+
+impl Shown {
+    /// Shows this run from now on.
+    pub fn show(&self, shared: &Arc<Shared>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
+    }
+
+    fn get(&self) -> Result<Arc<Shared>, (StatusCode, String)> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shown.ok_or((StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n".into()))
+    }
+}
+
+/// Serves until the process ends. Binding happens here, so that a port in use is known at once.
+///
+/// # Errors
+/// When the address cannot be bound or the system gives no thread.
+pub fn serve(listen: SocketAddr, shown: Shown) -> Result<SocketAddr, std::io::Error> {
+    let listener = std::net::TcpListener::bind(listen)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("http".into()).spawn(move || {
+        runtime.block_on(async move {
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, "HTTP stopped");
+                    return;
+                }
+            };
+            if let Err(error) = axum::serve(listener, router(shown)).await {
+                tracing::error!(%error, "HTTP stopped");
+            }
+        });
+    })?;
+    Ok(address)
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(shown)
+}
+
+type Refused = (StatusCode, String);
+
+async fn ready(State(shown): State<Shown>) -> Result<&'static str, Refused> {
+    match shown.get()?.not_ready() {
+        None => Ok("ok\n"),
+        Some(reason) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))),
+    }
+}
+
+async fn metrics(State(shown): State<Shown>) -> Result<String, Refused> {
+    Ok(shown.get()?.metrics_text())
+}
+
+async fn status(State(shown): State<Shown>) -> Result<Json<serde_json::Value>, Refused> {
+    Ok(Json(shown.get()?.status_json()))
+}

@@ -1,0 +1,120 @@
+//! Slow work, off the replica and executor threads: checkpoints, supplies, evidence.
+
+use super::executor_thread::Task;
+use super::inbox::{Inbox, Source};
+use super::{Failure, Shared};
+use crate::storage::RocksStorage;
+use crate::transfer::StateAt;
+use crate::transport::{Class, PeerMeshHandle};
+use bytes::Bytes;
+use conclave_consensus::engine::{Engine, Evidence};
+use conclave_consensus::executor::CheckpointJob;
+use conclave_consensus::ledger::LedgerReader;
+use conclave_consensus::storage::{Durability, Storage, StorageError, Table, WriteBatch};
+use conclave_consensus::types::{ReplicaId, Sequence};
+use conclave_consensus::wire;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Blocks in one supply to a replica that is behind.
+const SUPPLY_BLOCKS_MAX: usize = 64;
+
+/// Bytes in one supply.
+const SUPPLY_BYTES_MAX: usize = 6 << 20;
+
+/// Pieces of evidence that are kept; one culprit cannot fill the disk.
+const EVIDENCE_MAX: u64 = 1000;
+
+/// One piece of slow work.
+pub(crate) enum Job {
+    /// Bring the state trie to a checkpoint and sync the ledger.
+    Checkpoint(Box<CheckpointJob>),
+    /// Send decided batches to a replica that is behind.
+    Supply { to: ReplicaId, after: Sequence },
+    /// Keep a proof of misbehaviour.
+    Evidence(Box<Evidence>),
+}
+
+pub(crate) struct Background<E: Engine> {
+    pub inbox: Arc<Inbox<Job>>,
+    pub executor: Arc<Inbox<Task>>,
+    pub ledger: Arc<RocksStorage>,
+    pub reader: LedgerReader<RocksStorage>,
+    pub mesh: PeerMeshHandle,
+    pub evidence: PathBuf,
+    pub shared: Arc<Shared>,
+    pub failure: Arc<Failure>,
+    pub engine: PhantomData<fn() -> E>,
+}
+
+impl<E: Engine> Background<E> {
+    pub(crate) fn run(self) {
+        let mut taken = Vec::new();
+        while self.inbox.drain(Duration::from_secs(3600), 1, &mut taken) {
+            for job in taken.drain(..) {
+                if let Err(error) = self.carry_out(job) {
+                    self.failure.storage(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&self, job: Job) -> Result<(), StorageError> {
+        match job {
+            Job::Checkpoint(job) => self.checkpoint(&job)?,
+            Job::Supply { to, after } => self.supply(to, after)?,
+            Job::Evidence(evidence) => self.keep(&evidence)?,
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, job: &CheckpointJob) -> Result<(), StorageError> {
+        let Some(done) = job.run(&*self.ledger)? else { return Ok(()) };
+        tracing::debug!(height = done.height.0, root = %done.state_root, "made a checkpoint");
+        // The trie stands at this checkpoint until the next job runs, on this thread.
+        let state = match job.state() {
+            Some(tables) => Some(StateAt { trie: self.ledger.snapshot()?, tables: tables.clone() }),
+            None => None,
+        };
+        let task = Task::Checkpointed(Box::new(done), state);
+        let _ = self.executor.push(Source::Internal, 0, task);
+        Ok(())
+    }
+
+    fn supply(&self, to: ReplicaId, after: Sequence) -> Result<(), StorageError> {
+        for committed in self.reader.decided(after, SUPPLY_BLOCKS_MAX, SUPPLY_BYTES_MAX)? {
+            let message = E::decided(committed);
+            self.mesh.send(to, Class::Body, Bytes::from(E::encode(&message)));
+        }
+        Ok(())
+    }
+
+    /// One file and one row for each distinct proof; the same proof again changes nothing.
+    fn keep(&self, evidence: &Evidence) -> Result<(), StorageError> {
+        let bytes = wire::encode(evidence);
+        let name = conclave_crypto::digest::digest("evidence", &[&bytes]);
+        if self.shared.evidence.load(Ordering::Relaxed) >= EVIDENCE_MAX
+            || self.ledger.get(Table::Evidence, name.as_bytes())?.is_some()
+        {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Evidence, *name.as_bytes(), bytes.clone());
+        self.ledger.write(batch, Durability::Synced)?;
+        let count = self.shared.evidence.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.metrics.evidence.set(i64::try_from(count).unwrap_or(i64::MAX));
+        tracing::warn!(culprit = %evidence.culprit, kind = evidence.kind, "a replica signed two statements that contradict each other");
+        let file = self.evidence.join(format!("{name}.evidence"));
+        if let Err(error) =
+            std::fs::create_dir_all(&self.evidence).and_then(|()| std::fs::write(&file, &bytes))
+        {
+            // The row in the ledger holds the proof; the file is for people.
+            tracing::error!(file = %file.display(), %error, "could not write the evidence file");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! The executor thread owns the ledger: it executes, attests and answers, in order.
+
+use super::background::Job;
+use super::event::Event;
+use super::inbox::{Inbox, Source};
+use super::routes::{ConnectionId, Routes};
+use super::{Failure, Shared};
+use crate::transfer::{StateAt, TransferHandle};
+use crate::transport::{ClientConnectionId, ClientEndpointHandle};
+use bytes::Bytes;
+use conclave_consensus::client_wire::NodeFrame;
+use conclave_consensus::engine::{Checkpointed, Committed};
+use conclave_consensus::executor::{Executed, Executor};
+use conclave_consensus::kv::KeyValueStore;
+use conclave_consensus::message::{BlockReplies, CheckpointCertificate, EpochEnd, SignedRequest};
+use conclave_consensus::state_sync::TransferTarget;
+use conclave_consensus::storage::StorageError;
+use conclave_consensus::types::Sequence;
+use conclave_consensus::wire;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What the executor thread is asked to do, in this order.
+pub(crate) enum Task {
+    /// Execute the next block.
+    Commit(Box<Committed>),
+    /// Answer a request that was sent before, or hand it to ordering.
+    Lookup(ConnectionId, Box<SignedRequest>),
+    /// Store a stable certificate, synced.
+    Stable(Box<CheckpointCertificate>),
+    /// A checkpoint job ended; the state at it, to serve to others.
+    Checkpointed(Box<Checkpointed>, Option<StateAt>),
+    /// Stop executing: this ledger differs from a certified state.
+    Diverged(Box<CheckpointCertificate>),
+    /// Stop executing and fetch a certified state at least as new as this.
+    Fetch(Box<CheckpointCertificate>),
+    /// The certified state is staged: put it in place.
+    Install(Box<TransferTarget>),
+    /// Keep what proves how earlier epochs ended.
+    EpochEnds(Vec<EpochEnd>),
+    /// Stop, after what came before.
+    Stop,
+}
+
+pub(crate) struct ExecutorThread<M> {
+    pub executor: Executor<crate::storage::RocksStorage, KeyValueStore>,
+    pub inbox: Arc<Inbox<Task>>,
+    pub replica: Arc<Inbox<Event<M>>>,
+    pub background: Arc<Inbox<Job>>,
+    pub routes: Arc<Routes>,
+    pub clients: ClientEndpointHandle,
+    pub requests: Box<dyn Fn(SignedRequest) -> bool + Send>,
+    pub shared: Arc<Shared>,
+    pub failure: Arc<Failure>,
+    pub transfer: TransferHandle,
+    /// States at checkpoints that are not stable yet.
+    pub states: BTreeMap<Sequence, StateAt>,
+    /// A certified state is being fetched: nothing is executed.
+    pub fetching: bool,
+    /// Blocks that were on their way when that began; the engine's window bounds them.
+    pub held: Vec<Committed>,
+}
+
+/// A checkpoint this far below a newer one is not served any more, stable or not.
+const STATES_KEPT_BELOW: u64 = 512;
+
+impl<M: Send + 'static> ExecutorThread<M> {
+    pub(crate) fn run(mut self) {
+        let mut taken = Vec::new();
+        while self.inbox.drain(Duration::from_secs(3600), 64, &mut taken) {
+            let before = self.executor.height();
+            for task in taken.drain(..) {
+                match self.carry_out(task) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        self.failure.storage(&error);
+                        return;
+                    }
+                }
+            }
+            let height = self.executor.height();
+            if height != before {
+                self.tell(Event::Executed(height));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, task: Task) -> Result<bool, StorageError> {
+        match task {
+            Task::Commit(committed) => self.commit(*committed)?,
+            Task::Lookup(connection, request) => self.lookup(connection, *request)?,
+            Task::Stable(certificate) => self.stable(*certificate)?,
+            Task::Checkpointed(done, state) => {
+                if let Some(state) = state {
+                    self.states.retain(|height, _| height.0 + STATES_KEPT_BELOW > done.height.0);
+                    self.states.insert(done.height, state);
+                }
+                self.tell(Event::Checkpointed(*done));
+            }
+            Task::Diverged(certificate) => {
+                self.executor.set_aside(&certificate)?;
+                self.fetch(*certificate)?;
+            }
+            Task::Fetch(certificate) => self.fetch(*certificate)?,
+            Task::Install(target) => self.install(*target)?,
+            Task::EpochEnds(ends) => self.executor.store_epoch_ends(&ends)?,
+            Task::Stop => {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn stable(&mut self, certificate: CheckpointCertificate) -> Result<(), StorageError> {
+        self.executor.stable(&certificate)?;
+        let height = certificate.checkpoint.height;
+        if let Some(state) = self.states.remove(&height)
+            && let Some(header) = self.executor.reader().header(height)?
+            && header.hash() == certificate.checkpoint.header
+        {
+            self.transfer.offer(header, certificate, state);
+        }
+        self.states.retain(|kept, _| *kept > height);
+        self.tell(Event::StableStored(height));
+        Ok(())
+    }
+
+    /// From here until the state is installed nothing is executed.
+    fn fetch(&mut self, least: CheckpointCertificate) -> Result<(), StorageError> {
+        if self.fetching {
+            return Ok(());
+        }
+        self.fetching = true;
+        self.executor.fold()?;
+        self.transfer.begin(least);
+        Ok(())
+    }
+
+    fn install(&mut self, target: TransferTarget) -> Result<(), StorageError> {
+        self.executor.install_staged(&target)?;
+        tracing::info!(height = target.height().0, "the certified state is in place");
+        self.fetching = false;
+        self.failure.recovered();
+        self.show();
+        self.tell(Event::Installed(target.certificate));
+        for committed in std::mem::take(&mut self.held) {
+            self.commit(committed)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, committed: Committed) -> Result<(), StorageError> {
+        if self.fetching {
+            // The engine hands over nothing more while a state is fetched; these were on their way.
+            self.held.push(committed);
+            return Ok(());
+        }
+        let Some(executed) = self.executor.execute(committed)? else { return Ok(()) };
+        self.shared.metrics.blocks.inc();
+        self.shared.metrics.requests.inc_by(executed.results.len() as u64);
+        self.answer(&executed);
+        if let Some(job) = executed.checkpoint {
+            let _ = self.background.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// One frame to each connection that waits for an answer of this block.
+    fn answer(&self, executed: &Executed) {
+        for (connection, positions) in self.routes.wanted(executed.keys.iter()) {
+            for replies in executed.replies(&positions) {
+                self.reply(connection, replies);
+            }
+        }
+    }
+
+    fn reply(&self, connection: ConnectionId, replies: BlockReplies) {
+        let frame = NodeFrame::Replies(Box::new(replies));
+        self.clients.reply(ClientConnectionId(connection.0), Bytes::from(wire::encode(&frame)));
+    }
+
+    fn lookup(
+        &mut self,
+        connection: ConnectionId,
+        request: SignedRequest,
+    ) -> Result<(), StorageError> {
+        match self.executor.lookup(&request)? {
+            Some(replies) => self.reply(connection, replies),
+            None => {
+                // A full queue is the client's to notice: it sends again.
+                let _ = (self.requests)(request);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self) {
+        let height = self.executor.height().0;
+        self.shared.progress.height.store(height, Ordering::Relaxed);
+        self.shared.metrics.height.set(i64::try_from(height).unwrap_or(i64::MAX));
+    }
+
+    fn tell(&self, event: Event<M>) {
+        // Refused only when the process is stopping.
+        let _ = self.replica.push(Source::Internal, 0, event);
+    }
+}

@@ -1,0 +1,203 @@
+//! A queue between threads, bounded in items and bytes for each source.
+//!
+//! One source's flood fills its own share and nothing else: a peer cannot evict another's
+//! messages. Internal events (a finished journal write, a checkpoint) are never refused, for their
+//! number is bounded by what caused them. The consumer is woken only when it sleeps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Who put an item into the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// This process; never refused.
+    Internal,
+    /// A peer, by id.
+    Peer(u16),
+    /// All clients together; their own quotas are kept at the client endpoint.
+    Clients,
+}
+
+/// What one source may have in the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    /// Items.
+    pub items: usize,
+    /// Bytes, as the producer counts them.
+    pub bytes: usize,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Held {
+    items: usize,
+    bytes: usize,
+}
+
+struct State<T> {
+    queue: VecDeque<(Source, usize, T)>,
+    held: BTreeMap<Source, Held>,
+    sleeping: bool,
+    closed: bool,
+}
+
+/// The queue; shared by reference.
+pub struct Inbox<T> {
+    state: Mutex<State<T>>,
+    ready: Condvar,
+    quota: Quota,
+}
+
+impl<T> Inbox<T> {
+    /// An empty queue with this quota for each source but [`Source::Internal`].
+    #[must_use]
+    pub fn new(quota: Quota) -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                held: BTreeMap::new(),
+                sleeping: false,
+                closed: false,
+            }),
+            ready: Condvar::new(),
+            quota,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // The queue stays whole under a panic of another thread: every change is one push or pop.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an item, or gives it back when its source's share is full or the queue is closed.
+    ///
+    /// # Errors
+    /// The item itself.
+    pub fn push(&self, source: Source, bytes: usize, item: T) -> Result<(), T> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(item);
+        }
+        if source != Source::Internal {
+            let held = state.held.entry(source).or_default();
+            if held.items >= self.quota.items || held.bytes + bytes > self.quota.bytes {
+                return Err(item);
+            }
+            held.items += 1;
+            held.bytes += bytes;
+        }
+        state.queue.push_back((source, bytes, item));
+        let wake = std::mem::take(&mut state.sleeping);
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// How many items wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
+    /// Refuses all further items; what is queued can still be taken.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.sleeping = false;
+        drop(state);
+        self.ready.notify_all();
+    }
+
+    /// Moves what waits, at most `most` items, into `into`; sleeps up to `patience` for the first.
+    /// False when the queue is closed and empty.
+    pub fn drain(&self, patience: Duration, most: usize, into: &mut Vec<T>) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        while state.queue.is_empty() && !state.closed {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return true };
+            if left.is_zero() {
+                return true;
+            }
+            state.sleeping = true;
+            state = self.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.sleeping = false;
+        }
+        if state.queue.is_empty() {
+            return false;
+        }
+        let count = state.queue.len().min(most);
+        for _ in 0..count {
+            let Some((source, bytes, item)) = state.queue.pop_front() else { break };
+            if source != Source::Internal
+                && let Some(held) = state.held.get_mut(&source)
+            {
+                held.items -= 1;
+                held.bytes -= bytes;
+            }
+            into.push(item);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { items: 3, bytes: 100 };
+
+    #[test]
+    fn one_source_fills_its_own_share_only() {
+        let inbox = Inbox::new(QUOTA);
+        for i in 0..3 {
+            assert!(inbox.push(Source::Peer(1), 1, i).is_ok());
+        }
+        assert_eq!(inbox.push(Source::Peer(1), 1, 9), Err(9));
+        assert!(inbox.push(Source::Peer(2), 1, 4).is_ok());
+        assert_eq!(inbox.push(Source::Peer(2), 100, 9), Err(9), "bytes count too");
+        for i in 0..10 {
+            assert!(inbox.push(Source::Internal, 1000, i).is_ok());
+        }
+        let mut taken = Vec::new();
+        assert!(inbox.drain(Duration::ZERO, 4, &mut taken));
+        assert_eq!(taken, [0, 1, 2, 4]);
+        assert!(inbox.push(Source::Peer(1), 1, 5).is_ok(), "what was taken frees the share");
+    }
+
+    #[test]
+    fn a_closed_queue_gives_what_it_holds_and_then_ends() {
+        let inbox = Inbox::new(QUOTA);
+        assert!(inbox.push(Source::Clients, 1, 1).is_ok());
+        inbox.close();
+        assert_eq!(inbox.push(Source::Internal, 1, 2), Err(2));
+        let mut taken = Vec::new();
+        assert!(inbox.drain(Duration::ZERO, 9, &mut taken));
+        assert!(!inbox.drain(Duration::from_secs(60), 9, &mut taken));
+        assert_eq!(taken, [1]);
+    }
+
+    #[test]
+    fn a_sleeping_consumer_is_woken() {
+        let inbox = std::sync::Arc::new(Inbox::new(QUOTA));
+        let consumer = {
+            let inbox = inbox.clone();
+            std::thread::spawn(move || {
+                let mut taken = Vec::new();
+                while taken.is_empty() {
+                    assert!(inbox.drain(Duration::from_secs(60), 9, &mut taken));
+                }
+                taken
+            })
+        };
+        assert!(inbox.push(Source::Internal, 0, 7).is_ok());
+        assert_eq!(consumer.join().expect("the consumer ends"), [7]);
+    }
+}

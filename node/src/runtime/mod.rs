@@ -1,0 +1,209 @@
+//! The threads of a node and what they share.
+//!
+//! | thread      | owns                                   | waits for          |
+//! |-------------|----------------------------------------|--------------------|
+//! | transport   | the QUIC endpoints                     | sockets            |
+//! | verify-N    | nothing; decodes and verifies          | its queue          |
+//! | replica     | the engine                             | its queue, ticks   |
+//! | journal     | the journal                            | the disk           |
+//! | executor    | the ledger                             | its queue          |
+//! | background  | checkpoints, supplies, evidence        | its queue, the disk|
+//! | http        | its listener                           | sockets            |
+//!
+//! All queues are bounded: peers' and clients' shares by [`inbox::Quota`], internal ones by the
+//! window of the protocol.
+
+pub(crate) mod background;
+pub(crate) mod event;
+pub(crate) mod executor_thread;
+pub(crate) mod gateway;
+pub(crate) mod inbox;
+pub(crate) mod replica_thread;
+pub(crate) mod routes;
+pub(crate) mod verify;
+
+use crate::metrics::{Metrics, ProcessUse, Progress};
+use conclave_consensus::client_wire::NodeStatus;
+use conclave_consensus::engine::EngineStatus;
+use conclave_consensus::storage::StorageError;
+use conclave_consensus::types::{ReplicaId, Sequence};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Why a run of the node ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// The journal is proven rolled back; the next start asks to rejoin.
+    RolledBack(String),
+    /// The storage failed; what the disk holds is unknown.
+    Storage(String),
+    /// More than f faults are proven.
+    Halted(String),
+}
+
+/// Where any thread reports what ends the run, and where the run waits for it.
+#[derive(Default)]
+pub struct Failure {
+    ended: Mutex<Option<Ended>>,
+    changed: Condvar,
+    diverged: AtomicU64,
+}
+
+impl Failure {
+    /// Ends the run; the first report counts.
+    pub fn end(&self, ended: Ended) {
+        let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(ended);
+        }
+        drop(slot);
+        self.changed.notify_all();
+    }
+
+    /// The storage failed.
+    pub fn storage(&self, error: &StorageError) {
+        tracing::error!(%error, "the storage failed; this replica stops");
+        self.end(Ended::Storage(error.to_string()));
+    }
+
+    /// The journal is proven rolled back.
+    pub fn rolled_back(&self, reason: String) {
+        tracing::error!(%reason, "the journal was rolled back; this replica asks to rejoin");
+        self.end(Ended::RolledBack(reason));
+    }
+
+    /// More than f faults are proven.
+    pub fn halt(&self, reason: String) {
+        tracing::error!(%reason, "more than f replicas are proven faulty; this replica halts");
+        self.end(Ended::Halted(reason));
+    }
+
+    /// The ledger differs from the certified state at this height.
+    pub fn diverged(&self, height: Sequence) {
+        self.diverged.store(height.0.max(1), Ordering::Relaxed);
+    }
+
+    /// The certified state is in place.
+    pub fn recovered(&self) {
+        self.diverged.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits for the end of the run.
+    #[must_use]
+    pub fn wait(&self) -> Ended {
+        let mut slot: MutexGuard<'_, Option<Ended>> =
+            self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(ended) = &*slot {
+                return ended.clone();
+            }
+            slot = self.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What people, metrics and clients may see of a running node.
+pub struct Shared {
+    /// This replica.
+    pub replica: ReplicaId,
+    /// Who runs it.
+    pub organization: String,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Executed height, without a lock.
+    pub progress: Progress,
+    /// The engine's status as of the last tick.
+    pub status: Arc<Mutex<EngineStatus>>,
+    /// Pieces of evidence held.
+    pub evidence: AtomicU64,
+    /// Bytes sent, asked of the transport.
+    pub bytes_sent: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// What ended or hampers the run.
+    pub failure: Arc<Failure>,
+}
+
+/// Blocks that a replica may be behind and still call itself ready.
+const READY_LAG_MAX: u64 = 64;
+
+impl Shared {
+    fn engine(&self) -> EngineStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why this node is not ready, in words; `None` when it is.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        let engine = self.engine();
+        let diverged = self.failure.diverged.load(Ordering::Relaxed);
+        if diverged > 0 {
+            return Some(format!(
+                "this ledger differs from the certified state at height {diverged}; fetching the certified state"
+            ));
+        }
+        if !engine.normal {
+            return Some(format!("the replica is {} and casts no votes yet", engine.role));
+        }
+        let height = self.progress.height();
+        if engine.proven.0 > height + READY_LAG_MAX {
+            return Some(format!("catching up: at height {height} of {}", engine.proven));
+        }
+        None
+    }
+
+    /// `/metrics`.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.metrics.text((self.bytes_sent)())
+    }
+
+    /// What the client endpoint answers.
+    #[must_use]
+    pub fn node_status(&self) -> NodeStatus {
+        let process = ProcessUse::now();
+        NodeStatus {
+            replica: self.replica,
+            organization: self.organization.clone(),
+            engine: self.engine(),
+            height: Sequence(self.progress.height()),
+            peers_up: u32::try_from(self.metrics.peers_up.get()).unwrap_or(0),
+            version: env!("CARGO_PKG_VERSION").into(),
+            cpu_us: process.cpu_us,
+            rss_bytes: process.rss_bytes,
+            fsyncs: self.metrics.fsyncs.get(),
+            bytes_sent: (self.bytes_sent)(),
+            evidence: self.evidence.load(Ordering::Relaxed),
+        }
+    }
+
+    /// `/status`.
+    #[must_use]
+    pub fn status_json(&self) -> serde_json::Value {
+        let status = self.node_status();
+        let lag = status.engine.proven.0.saturating_sub(status.height.0);
+        serde_json::json!({
+            "replica": status.replica.0,
+            "organization": status.organization,
+            "role": status.engine.role,
+            "epoch": status.engine.epoch.0,
+            "view": status.engine.view,
+            "primary": status.engine.primary.map(|p| p.0),
+            "height": status.height.0,
+            "decided": status.engine.decided.0,
+            "checkpoint": status.engine.stable.0,
+            "lag": lag,
+            "pending": status.engine.pending,
+            "peers_up": status.peers_up,
+            "view_changes": status.engine.view_changes,
+            "evidence": status.evidence,
+            "fsyncs": status.fsyncs,
+            "cpu_us": status.cpu_us,
+            "rss_bytes": status.rss_bytes,
+            "bytes_sent": status.bytes_sent,
+            "version": status.version,
+            "ready": self.not_ready().is_none(),
+            "not_ready": self.not_ready(),
+        })
+    }
+}

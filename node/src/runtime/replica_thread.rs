@@ -1,0 +1,211 @@
+//! The replica thread: takes what has arrived, steps the engine, carries out the effects.
+//!
+//! It never waits for the disk or a socket. Effects leave it only when [`Replica`] says so.
+
+use super::Failure;
+use super::event::Event;
+use super::executor_thread::Task;
+use super::inbox::{Inbox, Source};
+use super::verify::Verify;
+use crate::journal::JournalThread;
+use crate::metrics::Metrics;
+use crate::runtime::background::Job;
+use crate::transport::{Class, PeerMeshHandle};
+use bytes::Bytes;
+use conclave_consensus::engine::{Effect, Engine, EngineStatus, Evidence, Input, To};
+use conclave_consensus::message::SignedRequest;
+use conclave_consensus::replica::{Replica, Step};
+use conclave_consensus::types::Timestamp;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One step of time, and the longest the thread sleeps.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Events taken in one step at most, so that one write does not grow without bound.
+const DRAIN_MAX: usize = 512;
+
+/// Everything the effects need.
+pub(crate) struct ReplicaThread<E: Engine> {
+    pub replica: Replica<E>,
+    pub inbox: Arc<Inbox<Event<E::Message>>>,
+    pub verify: Verify<E>,
+    pub mesh: PeerMeshHandle,
+    pub journal: JournalThread,
+    pub executor: Arc<Inbox<Task>>,
+    pub background: Arc<Inbox<Job>>,
+    pub metrics: Arc<Metrics>,
+    pub status: Arc<Mutex<EngineStatus>>,
+    pub failure: Arc<Failure>,
+    pub started: Instant,
+}
+
+impl<E: Engine + 'static> ReplicaThread<E> {
+    /// Runs until it is told to stop; `recovered` are the engine's effects from before.
+    pub(crate) fn run(mut self, recovered: Vec<Effect<E::Message>>) -> JournalThread {
+        let step = self.replica.order(recovered);
+        self.carry_out(step);
+        let mut taken = Vec::new();
+        let mut next_tick = Instant::now();
+        loop {
+            let patience = next_tick.saturating_duration_since(Instant::now());
+            if !self.inbox.drain(patience, DRAIN_MAX, &mut taken) {
+                return self.journal;
+            }
+            let mut inputs = Vec::with_capacity(taken.len() + 2);
+            let mut stop = None;
+            let mut requests = Vec::new();
+            for event in taken.drain(..) {
+                stop = stop.or(self.take(event, &mut inputs, &mut requests));
+            }
+            if !requests.is_empty() {
+                inputs.push(Input::Requests(requests));
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                // One tick after a pause, never a burst.
+                next_tick = now + TICK;
+                inputs.push(self.tick(now));
+                self.show();
+            }
+            let step = self.replica.step(inputs);
+            self.verify.publish(self.replica.engine().horizon());
+            self.carry_out(step);
+            if let Some(clean) = stop {
+                self.stop(clean);
+                return self.journal;
+            }
+        }
+    }
+
+    /// Sorts one event; `Some` asks for a stop, clean or not.
+    fn take(
+        &mut self,
+        event: Event<E::Message>,
+        inputs: &mut Vec<Input<E::Message>>,
+        requests: &mut Vec<Arc<SignedRequest>>,
+    ) -> Option<bool> {
+        match event {
+            Event::Input(input) => inputs.push(input),
+            Event::Request(request) => requests.push(request),
+            Event::Written(number) => {
+                let ready = self.replica.written(number);
+                self.effects(ready);
+            }
+            Event::Executed(height) => inputs.push(Input::Executed(height)),
+            Event::Checkpointed(checkpointed) => inputs.push(Input::Checkpointed(checkpointed)),
+            Event::Installed(certificate) => inputs.push(Input::Installed(certificate)),
+            Event::StableStored(height) => self.journal.truncate(height),
+            Event::Stop { clean } => return Some(clean),
+        }
+        None
+    }
+
+    fn tick(&self, now: Instant) -> Input<E::Message> {
+        Input::Tick { monotonic_ms: millis(now.duration_since(self.started)), wall: wall() }
+    }
+
+    /// Publishes what people see.
+    fn show(&self) {
+        let status = self.replica.engine().status();
+        let gauge = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+        self.metrics.view.set(gauge(status.view));
+        self.metrics.stable.set(gauge(status.stable.0));
+        self.metrics.pending.set(gauge(status.pending as u64));
+        self.metrics.view_changes.set(gauge(status.view_changes));
+        self.metrics.peers_up.set(gauge(self.mesh.peers_up().len() as u64));
+        let mut shown = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.view != status.view || shown.epoch != status.epoch {
+            tracing::info!(view = status.view, epoch = status.epoch.0, primary = ?status.primary, "entered a view");
+        }
+        *shown = status;
+    }
+
+    fn carry_out(&mut self, step: Step<E::Message>) {
+        // The write goes first: nothing in `ready` depends on it, and the disk is the slower one.
+        if let Some(write) = step.write {
+            self.journal.write(write);
+        }
+        self.effects(step.ready);
+    }
+
+    fn effects(&mut self, effects: Vec<Effect<E::Message>>) {
+        for effect in effects {
+            self.effect(effect);
+        }
+    }
+
+    fn effect(&mut self, effect: Effect<E::Message>) {
+        match effect {
+            Effect::Persist(_) => unreachable!("the replica keeps records to itself"),
+            Effect::Send { to, message, .. } => self.send(to, &message),
+            Effect::Commit(committed) => self.execute(Task::Commit(Box::new(committed))),
+            Effect::ReadReady { .. } => {}
+            Effect::Stable(certificate) => self.execute(Task::Stable(Box::new(certificate))),
+            Effect::Install(target) => self.execute(Task::Fetch(Box::new(target))),
+            Effect::Supply { to, after } => {
+                // One peer asks for one run at a time; a full queue only means it asks again.
+                let _ = self.background.push(Source::Peer(to.0), 1, Job::Supply { to, after });
+            }
+            Effect::Diverged(certificate) => {
+                tracing::error!(
+                    height = certificate.checkpoint.height.0,
+                    "this ledger differs from the certified state; it is set aside and replaced"
+                );
+                self.failure.diverged(certificate.checkpoint.height);
+                self.execute(Task::Diverged(Box::new(certificate)));
+            }
+            Effect::RolledBack { reason } => self.failure.rolled_back(reason),
+            Effect::Halt { reason } => self.failure.halt(reason),
+            Effect::Reject { from, reason } => {
+                self.metrics.peer_rejected(from, &reason);
+                tracing::debug!(%from, %reason, "refused a peer's message");
+            }
+            Effect::Evidence(evidence) => self.evidence(evidence),
+        }
+    }
+
+    fn send(&self, to: To, message: &E::Message) {
+        let class = if E::bulky(message) { Class::Body } else { Class::Vote };
+        let frame = Bytes::from(E::encode(message));
+        self.metrics.messages_sent.inc();
+        match to {
+            // A frame that is dropped is counted by the mesh; the engine sends again what matters.
+            To::One(replica) => {
+                self.mesh.send(replica, class, frame);
+            }
+            To::Others => {
+                self.mesh.broadcast(class, &frame);
+            }
+        }
+    }
+
+    fn execute(&self, task: Task) {
+        // Refused only when the process is stopping.
+        let _ = self.executor.push(Source::Internal, 0, task);
+    }
+
+    fn background(&self, job: Job) {
+        let _ = self.background.push(Source::Internal, 0, job);
+    }
+
+    fn evidence(&self, evidence: Evidence) {
+        self.background(Job::Evidence(Box::new(evidence)));
+    }
+
+    fn stop(&mut self, clean: bool) {
+        if clean && let Some(write) = self.replica.shutdown() {
+            self.journal.write(write);
+        }
+        self.show();
+    }
+}
+
+/// The wall clock as the ledger counts it.
+pub(crate) fn wall() -> Timestamp {
+    Timestamp(millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,175 @@
+//! Decoding and verification of peers' frames and clients' requests, away from the replica thread.
+//!
+//! A small frame is decoded on the thread that received it while the pool is idle: that saves the
+//! hop, which costs as much as the signature. Everything else goes to the pool, so that a batch of
+//! a thousand signatures delays nobody's votes.
+
+use super::event::Event;
+use super::inbox::{Inbox, Quota, Source};
+use crate::metrics::Metrics;
+use crate::transport::Credit;
+use bytes::Bytes;
+use conclave_consensus::engine::{Engine, Horizon, Input, Reject};
+use conclave_consensus::message::SignedRequest;
+use conclave_consensus::types::ReplicaId;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Frames up to this size are decoded where they arrive while the pool is idle. Bytes.
+const INLINE_BYTES_MAX: usize = 1024;
+
+/// A pool thread takes this many items at once.
+const DRAIN_MAX: usize = 64;
+
+enum Work {
+    Peer(ReplicaId, Bytes, Arc<Credit>),
+    Request(Box<SignedRequest>),
+}
+
+/// The pool; cheap to clone.
+pub struct Verify<E: Engine> {
+    work: Arc<Inbox<Work>>,
+    busy: Arc<AtomicUsize>,
+    horizon: Arc<RwLock<Arc<Horizon>>>,
+    replica: Arc<Inbox<Event<E::Message>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl<E: Engine> Clone for Verify<E> {
+    fn clone(&self) -> Self {
+        Self {
+            work: self.work.clone(),
+            busy: self.busy.clone(),
+            horizon: self.horizon.clone(),
+            replica: self.replica.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl<E: Engine + 'static> Verify<E> {
+    /// A pool without threads yet; what it verifies goes to `replica`.
+    #[must_use]
+    pub fn new(
+        horizon: Horizon,
+        replica: Arc<Inbox<Event<E::Message>>>,
+        quota: Quota,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            work: Arc::new(Inbox::new(quota)),
+            busy: Arc::new(AtomicUsize::new(0)),
+            horizon: Arc::new(RwLock::new(Arc::new(horizon))),
+            replica,
+            metrics,
+        }
+    }
+
+    /// Starts the threads; they end after [`Self::close`].
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn spawn(
+        &self,
+        threads: usize,
+    ) -> Result<Vec<std::thread::JoinHandle<()>>, std::io::Error> {
+        (0..threads)
+            .map(|i| {
+                let pool = self.clone();
+                std::thread::Builder::new().name(format!("verify-{i}")).spawn(move || pool.run())
+            })
+            .collect()
+    }
+
+    /// What decoders assume from now on.
+    pub fn publish(&self, horizon: Horizon) {
+        *self.horizon.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(horizon);
+    }
+
+    /// What decoders assume now.
+    #[must_use]
+    pub fn horizon(&self) -> Arc<Horizon> {
+        self.horizon.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A frame of an authenticated peer; the credit is held until it has been decoded.
+    pub fn peer(&self, from: ReplicaId, frame: Bytes, credit: &Arc<Credit>) {
+        if frame.len() <= INLINE_BYTES_MAX && self.idle() {
+            self.decode(from, &frame);
+            return;
+        }
+        let bytes = frame.len();
+        let work = Work::Peer(from, frame, credit.clone());
+        if self.work.push(Source::Peer(from.0), bytes, work).is_err() {
+            self.metrics.peer_dropped(from);
+        }
+    }
+
+    /// A request of an authenticated client; false when the pool is full.
+    #[must_use]
+    pub fn request(&self, request: SignedRequest) -> bool {
+        let bytes = request.wire_bytes();
+        self.work.push(Source::Clients, bytes, Work::Request(Box::new(request))).is_ok()
+    }
+
+    /// Ends the threads once the queue is empty.
+    pub fn close(&self) {
+        self.work.close();
+    }
+
+    fn idle(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0 && self.work.is_empty()
+    }
+
+    fn run(&self) {
+        let mut taken = Vec::new();
+        while self.work.drain(Duration::from_secs(3600), DRAIN_MAX, &mut taken) {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+            for work in taken.drain(..) {
+                match work {
+                    Work::Peer(from, frame, credit) => {
+                        self.decode(from, &frame);
+                        drop(credit);
+                    }
+                    Work::Request(request) => self.check(*request),
+                }
+            }
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn decode(&self, from: ReplicaId, frame: &[u8]) {
+        let horizon = self.horizon();
+        match E::decode(&horizon, from, frame) {
+            Ok(message) => {
+                let event = Event::Input(Input::Message { from, message });
+                if self.replica.push(Source::Peer(from.0), frame.len(), event).is_err() {
+                    self.metrics.peer_dropped(from);
+                }
+            }
+            Err(reason) => self.rejected(from, &reason),
+        }
+    }
+
+    fn check(&self, request: SignedRequest) {
+        let horizon = self.horizon();
+        if horizon.verifier.verify(&request, &horizon.cluster).is_err() {
+            self.metrics.requests_refused.inc();
+            tracing::debug!(client = %request.key().client, "refused a request's signature");
+            return;
+        }
+        let bytes = request.wire_bytes();
+        let event = Event::Request(Arc::new(request));
+        if self.replica.push(Source::Clients, bytes, event).is_err() {
+            self.metrics.requests_refused.inc();
+        }
+    }
+
+    fn rejected(&self, from: ReplicaId, reason: &Reject) {
+        if *reason != Reject::Known {
+            self.metrics.peer_rejected(from, reason);
+            tracing::debug!(%from, %reason, "refused a peer's message");
+        }
+    }
+}

@@ -1,0 +1,577 @@
+//! One node, from its home directory to a running replica and back to a clean stop.
+//!
+//! [`run`] opens ledger and journal, recovers the engine, starts the threads, and waits for the end.
+//! A replica whose journal is lost or proven rolled back starts again at once with a new journal
+//! that holds nothing but its wish to rejoin.
+
+use crate::http;
+use crate::journal::{Journal, JournalError, JournalMetrics, JournalThread, abort_process};
+use crate::metrics::{Metrics, Progress};
+use crate::runtime::background::{Background, Job};
+use crate::runtime::event::Event;
+use crate::runtime::executor_thread::{ExecutorThread, Task};
+use crate::runtime::gateway::Gateway;
+use crate::runtime::inbox::{Inbox, Quota, Source};
+use crate::runtime::replica_thread::{ReplicaThread, wall};
+use crate::runtime::routes::{ConnectionId, Routes};
+use crate::runtime::verify::Verify;
+use crate::runtime::{Ended, Failure, Shared};
+use crate::storage::{Kind, OpenError, RocksStorage, SharedResources};
+use crate::transfer::Transfer;
+use crate::transport::{
+    Class, ClientEndpoint, ClientEndpointConfig, ClientEndpointHandle, ClientEvent, ClientLimits,
+    Peer, PeerEvent, PeerLimits, PeerMesh, PeerMeshConfig, PeerMeshHandle, TransportError,
+    TransportThread,
+};
+use conclave_config::ExitCode;
+use conclave_config::node_config::NodeHome;
+use conclave_consensus::engine::{Effect, Engine, Input};
+use conclave_consensus::epoch_chain::MemberKeys;
+use conclave_consensus::executor::{Executor, OpenError as LedgerError};
+use conclave_consensus::kv::KeyValueStore;
+use conclave_consensus::membership::Genesis;
+use conclave_consensus::pbft::{Pbft, PbftConfig, RecoverError};
+use conclave_consensus::replica::Replica;
+use conclave_consensus::storage::StorageError;
+use conclave_consensus::types::ReplicaId;
+use conclave_crypto::digest::Digest;
+use conclave_crypto::keys::SecretKey;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+/// Verifying threads; the transport's thread verifies small votes itself while they are idle.
+const VERIFY_THREADS: usize = 1;
+
+/// Of each peer, and of all clients together, in front of the verify pool.
+const VERIFY_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+
+/// Of each peer, and of all clients together, in front of the replica thread.
+const REPLICA_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+
+/// Of each peer, in front of the background thread.
+const BACKGROUND_QUOTA: Quota = Quota { items: 2, bytes: 2 };
+
+/// Why a node did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The journal cannot be used, and not because it is lost.
+    #[error(transparent)]
+    Journal(JournalError),
+    /// The ledger is not this cluster's, or of a newer format.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The journal's records cannot be understood.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The sockets cannot be bound.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// HTTP cannot be served.
+    #[error("cannot serve HTTP on {address}: {source}; choose another http_address in node.toml")]
+    Http {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system gives no thread, file or randomness.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+    /// The disk failed while the node ran.
+    #[error("the storage failed while running: {0}; check the disk, then start again")]
+    DiskFailed(String),
+    /// More than f faults are proven.
+    #[error("more than f replicas are proven faulty: {0}; the operators have to decide together")]
+    Halted(String),
+}
+
+impl NodeError {
+    /// What the shell sees.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            NodeError::Open(error) => open_code(error),
+            NodeError::Journal(JournalError::Open(error)) => open_code(error),
+            NodeError::Ledger(LedgerError::Storage(_)) => ExitCode::Io,
+            NodeError::Ledger(_) | NodeError::Recover(_) => ExitCode::InvalidInput,
+            NodeError::Halted(_) => ExitCode::Interrupted,
+            NodeError::Journal(_)
+            | NodeError::Storage(_)
+            | NodeError::Transport(_)
+            | NodeError::Http { .. }
+            | NodeError::System(_)
+            | NodeError::DiskFailed(_) => ExitCode::Io,
+        }
+    }
+}
+
+fn open_code(error: &OpenError) -> ExitCode {
+    match error {
+        OpenError::OtherCluster { .. } | OpenError::NewerFormat { .. } => ExitCode::InvalidInput,
+        _ => ExitCode::Io,
+    }
+}
+
+/// Asks a running node to stop, from any thread.
+#[derive(Clone, Default)]
+pub struct Shutdown(Arc<Mutex<(bool, Option<Arc<Failure>>)>>);
+
+impl Shutdown {
+    /// Asks for a clean stop; asking again changes nothing.
+    pub fn request(&self) {
+        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        slot.0 = true;
+        if let Some(failure) = &slot.1 {
+            failure.end(Ended::Stopped);
+        }
+    }
+
+    fn watch(&self, failure: &Arc<Failure>) {
+        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if slot.0 {
+            failure.end(Ended::Stopped);
+        }
+        slot.1 = Some(failure.clone());
+    }
+}
+
+/// Runs the node of this home until it is asked to stop or cannot go on.
+///
+/// # Errors
+/// [`NodeError`].
+pub fn run(home: NodeHome, shutdown: &Shutdown) -> Result<(), NodeError> {
+    let node = Node::new(home)?;
+    let mut rolled_back = None;
+    loop {
+        match node.run_once(shutdown, rolled_back.take())? {
+            Ended::Stopped => return Ok(()),
+            Ended::RolledBack(reason) => rolled_back = Some(reason),
+            Ended::Storage(reason) => return Err(NodeError::DiskFailed(reason)),
+            Ended::Halted(reason) => return Err(NodeError::Halted(reason)),
+        }
+    }
+}
+
+/// What stays the same when a rolled-back replica starts again.
+struct Node {
+    id: ReplicaId,
+    organization: String,
+    genesis: Arc<Genesis>,
+    cluster: Digest,
+    key: Arc<SecretKey>,
+    data: PathBuf,
+    resources: SharedResources,
+    listen: std::net::SocketAddr,
+    client_listen: std::net::SocketAddr,
+    metrics: Arc<Metrics>,
+    http: Option<std::net::SocketAddr>,
+    /// The present run, for HTTP, which outlives a run.
+    shown: http::Shown,
+}
+
+impl Node {
+    fn new(home: NodeHome) -> Result<Self, NodeError> {
+        let node = Self {
+            id: home.member.id,
+            organization: home.member.organization.clone(),
+            genesis: Arc::new(home.genesis),
+            cluster: home.cluster,
+            key: Arc::new(home.key),
+            data: home.config.data.clone(),
+            resources: SharedResources::new(
+                home.config.block_cache_mb << 20,
+                home.config.write_buffer_mb << 20,
+            ),
+            listen: home.listen_address,
+            client_listen: home.client_listen_address,
+            metrics: Arc::new(Metrics::default()),
+            http: home.config.http_address,
+            shown: http::Shown::default(),
+        };
+        if let Some(address) = node.http {
+            http::serve(address, node.shown.clone())
+                .map_err(|source| NodeError::Http { address, source })?;
+        }
+        Ok(node)
+    }
+
+    fn open_ledger(&self) -> Result<RocksStorage, NodeError> {
+        let path = Kind::Ledger.directory(&self.data);
+        match RocksStorage::open(Kind::Ledger, &path, &self.cluster, &self.resources) {
+            Err(OpenError::Missing { .. }) => {
+                tracing::info!(path = %path.display(), "there is no ledger here yet; it begins at genesis");
+                Ok(RocksStorage::create(Kind::Ledger, &path, &self.cluster, &self.resources)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// The journal, or a new one that asks to rejoin when it is lost or was rolled back.
+    fn open_journal(
+        &self,
+        recorded: u64,
+        rolled_back: Option<String>,
+    ) -> Result<Journal, NodeError> {
+        let path = Kind::Journal.directory(&self.data);
+        let reason = match rolled_back {
+            Some(reason) => reason,
+            None => match Journal::open(&path, &self.cluster, &self.resources, recorded) {
+                Ok(journal) => return Ok(journal),
+                Err(error) if error.lost() => error.to_string(),
+                Err(error) => return Err(NodeError::Journal(error)),
+            },
+        };
+        tracing::warn!(%reason, "the journal cannot be trusted; this replica asks to rejoin and casts no votes until then");
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
+        let nonce = Digest::from_bytes(rand::random());
+        let marker = Pbft::rejoin_marker(nonce);
+        Journal::create(&path, &self.cluster, &self.resources, recorded + 1, &[marker])
+            .map_err(NodeError::Journal)
+    }
+
+    fn run_once(
+        &self,
+        shutdown: &Shutdown,
+        rolled_back: Option<String>,
+    ) -> Result<Ended, NodeError> {
+        let failure = Arc::new(Failure::default());
+        shutdown.watch(&failure);
+        let mut ledger = self.open_ledger()?;
+        let journal = self.open_journal(ledger.recorded_journal_number()?, rolled_back)?;
+        ledger.record_journal_number(journal.durable_number());
+        let ledger = Arc::new(ledger);
+        let executor = Executor::open(
+            ledger.clone(),
+            KeyValueStore,
+            &self.genesis,
+            self.id,
+            self.key.clone(),
+        )?;
+        let records = journal.load().map_err(NodeError::Journal)?;
+        let config = PbftConfig {
+            id: self.id,
+            key: self.key.clone(),
+            genesis: self.genesis.clone(),
+            seed: rand::random(),
+        };
+        let (engine, recovered) = Pbft::recover(config, records, executor.tip()?, wall())?;
+        tracing::info!(height = executor.height().0, engine = %engine, "recovered");
+        let threads =
+            Threads::start(self, engine, recovered, executor, ledger.clone(), journal, &failure)?;
+        let ended = failure.wait();
+        tracing::info!(?ended, "stopping");
+        threads.stop(matches!(ended, Ended::Stopped))?;
+        if !matches!(ended, Ended::Storage(_)) {
+            ledger.flush()?;
+        }
+        Ok(ended)
+    }
+
+    fn client_limits(&self) -> ClientLimits {
+        let mut limits = ClientLimits::default();
+        limits.frame_max = self.genesis.limits.request_bytes_max as usize + 1024;
+        limits
+    }
+
+    fn peers(&self) -> BTreeMap<ReplicaId, Peer> {
+        self.genesis
+            .membership
+            .members
+            .iter()
+            .filter(|m| m.id != self.id)
+            .map(|m| (m.id, Peer { key: m.key, address: m.address.clone() }))
+            .collect()
+    }
+}
+
+/// The threads of one run, in the order in which they are stopped.
+struct Threads<M> {
+    transport: TransportThread,
+    mesh: PeerMeshHandle,
+    clients: ClientEndpointHandle,
+    stop_verify: Box<dyn Fn()>,
+    verify: Vec<std::thread::JoinHandle<()>>,
+    replica_inbox: Arc<Inbox<Event<M>>>,
+    replica: std::thread::JoinHandle<JournalThread>,
+    executor_inbox: Arc<Inbox<Task>>,
+    executor: std::thread::JoinHandle<()>,
+    background_inbox: Arc<Inbox<Job>>,
+    background: std::thread::JoinHandle<()>,
+    transfer: Transfer,
+}
+
+impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
+    fn start<E: Engine<Message = M> + 'static>(
+        node: &Node,
+        engine: E,
+        recovered: Vec<Effect<M>>,
+        mut executor: Executor<RocksStorage, KeyValueStore>,
+        ledger: Arc<RocksStorage>,
+        journal: Journal,
+        failure: &Arc<Failure>,
+    ) -> Result<Self, NodeError> {
+        let replica_inbox: Arc<Inbox<Event<M>>> = Arc::new(Inbox::new(REPLICA_QUOTA));
+        let executor_inbox: Arc<Inbox<Task>> = Arc::new(Inbox::new(REPLICA_QUOTA));
+        let background_inbox: Arc<Inbox<Job>> = Arc::new(Inbox::new(BACKGROUND_QUOTA));
+        let status = Arc::new(Mutex::new(engine.status()));
+        let verify: Verify<E> = Verify::new(
+            engine.horizon(),
+            replica_inbox.clone(),
+            VERIFY_QUOTA,
+            node.metrics.clone(),
+        );
+        let transport = TransportThread::start("transport")?;
+        let members = MemberKeys::new(node.genesis.membership.members.clone())
+            .map_err(|error| std::io::Error::other(error.to_string()))?;
+        let transfer = Transfer::start(
+            ledger.clone(),
+            executor_inbox.clone(),
+            failure.clone(),
+            members,
+            node.cluster,
+        )?;
+        let mesh = start_mesh(node, &transport, &verify, &replica_inbox, &transfer)?;
+        transfer.attach(mesh.clone());
+        let traffic: Arc<OnceLock<(PeerMeshHandle, ClientEndpointHandle)>> = Arc::default();
+        let sent = traffic.clone();
+        let shared = Arc::new(Shared {
+            replica: node.id,
+            organization: node.organization.clone(),
+            metrics: node.metrics.clone(),
+            progress: Progress::default(),
+            status: status.clone(),
+            evidence: AtomicU64::new(executor.reader().evidence_count()?),
+            bytes_sent: Box::new(move || sent.get().map_or(0, |(m, c)| bytes_sent(m, c))),
+            failure: failure.clone(),
+        });
+        let routes = Arc::new(Routes::default());
+        let submit = verify.clone();
+        let gateway = Gateway {
+            routes: routes.clone(),
+            executor: executor_inbox.clone(),
+            verify: Box::new(move |request| submit.request(request)),
+            reader: executor.reader(),
+            shared: shared.clone(),
+            request_bytes_max: node.genesis.limits.request_bytes_max as usize,
+        };
+        let clients = start_clients(node, &transport, gateway)?;
+        let _ = traffic.set((mesh.clone(), clients.clone()));
+        let written = replica_inbox.clone();
+        let journal = JournalThread::spawn(
+            journal,
+            JournalMetrics {
+                syncs: node.metrics.fsyncs.clone(),
+                bytes: node.metrics.journal_bytes.clone(),
+                ..JournalMetrics::default()
+            },
+            move |number| {
+                let _ = written.push(Source::Internal, 0, Event::Written(number));
+            },
+            abort_process,
+        )?;
+        let background = Background::<E> {
+            inbox: background_inbox.clone(),
+            executor: executor_inbox.clone(),
+            ledger,
+            reader: executor.reader(),
+            mesh: mesh.clone(),
+            evidence: node.data.join("evidence"),
+            shared: shared.clone(),
+            failure: failure.clone(),
+            engine: PhantomData,
+        };
+        for job in executor.pending_checkpoints()? {
+            let _ = background_inbox.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
+        }
+        if let Some(certificate) = executor.diverged().cloned() {
+            failure.diverged(certificate.checkpoint.height);
+            let _ = executor_inbox.push(Source::Internal, 0, Task::Fetch(Box::new(certificate)));
+        }
+        let resubmit = verify.clone();
+        let executor_thread = ExecutorThread {
+            executor,
+            inbox: executor_inbox.clone(),
+            replica: replica_inbox.clone(),
+            background: background_inbox.clone(),
+            routes,
+            clients: clients.clone(),
+            requests: Box::new(move |request| resubmit.request(request)),
+            shared: shared.clone(),
+            failure: failure.clone(),
+            transfer: transfer.handle(),
+            states: BTreeMap::new(),
+            fetching: false,
+            held: Vec::new(),
+        };
+        let replica = ReplicaThread {
+            replica: Replica::new(engine),
+            inbox: replica_inbox.clone(),
+            verify: verify.clone(),
+            mesh: mesh.clone(),
+            journal,
+            executor: executor_inbox.clone(),
+            background: background_inbox.clone(),
+            metrics: node.metrics.clone(),
+            status,
+            failure: failure.clone(),
+            started: Instant::now(),
+        };
+        node.shown.show(&shared);
+        let stop_verify = verify.clone();
+        Ok(Self {
+            transport,
+            mesh,
+            clients,
+            stop_verify: Box::new(move || stop_verify.close()),
+            verify: verify.spawn(VERIFY_THREADS)?,
+            replica_inbox,
+            replica: spawn("replica", failure, move || replica.run(recovered))?,
+            executor_inbox,
+            executor: spawn("executor", failure, move || executor_thread.run())?,
+            background_inbox,
+            background: spawn("background", failure, move || background.run())?,
+            transfer,
+        })
+    }
+
+    /// Stops in the order of the flow: nothing new comes in, what was decided is executed.
+    fn stop(self, clean: bool) -> Result<(), NodeError> {
+        self.mesh.shutdown();
+        self.clients.shutdown();
+        self.transfer.stop().map_err(|_| panicked())?;
+        (self.stop_verify)();
+        for thread in self.verify {
+            join(thread)?;
+        }
+        let _ = self.replica_inbox.push(Source::Internal, 0, Event::Stop { clean });
+        let journal = join(self.replica)?;
+        drop(journal.stop()?);
+        let _ = self.executor_inbox.push(Source::Internal, 0, Task::Stop);
+        join(self.executor)?;
+        self.background_inbox.close();
+        join(self.background)?;
+        self.transport.stop();
+        Ok(())
+    }
+}
+
+fn start_mesh<E: Engine + 'static>(
+    node: &Node,
+    transport: &TransportThread,
+    verify: &Verify<E>,
+    replica: &Arc<Inbox<Event<E::Message>>>,
+    transfer: &Transfer,
+) -> Result<PeerMeshHandle, NodeError> {
+    let config = PeerMeshConfig {
+        id: node.id,
+        key: node.key.clone(),
+        listen: node.listen,
+        peers: node.peers(),
+        cluster: node.cluster,
+        version: conclave_crypto::framing::PROTOCOL_VERSION,
+        limits: PeerLimits::default(),
+    };
+    let (verify, replica, transfer) = (verify.clone(), replica.clone(), transfer.handle());
+    let sink = move |event: PeerEvent| match event {
+        PeerEvent::Up(peer) => {
+            tracing::info!(%peer, "connected");
+            transfer.up(peer);
+            let _ = replica.push(Source::Internal, 0, Event::Input(Input::Connected(peer)));
+        }
+        PeerEvent::Down(peer) => {
+            tracing::info!(%peer, "disconnected");
+            transfer.down(peer);
+        }
+        PeerEvent::Frames { from, class: Class::Bulk, delivery } => transfer.frames(from, delivery),
+        PeerEvent::Frames { from, class: Class::Vote | Class::Body, delivery } => {
+            let credit = Arc::new(delivery.credit);
+            for frame in delivery.frames {
+                verify.peer(from, frame, &credit);
+            }
+        }
+    };
+    Ok(PeerMesh::start(transport, config, Arc::new(sink))?)
+}
+
+fn start_clients(
+    node: &Node,
+    transport: &TransportThread,
+    gateway: Gateway,
+) -> Result<ClientEndpointHandle, NodeError> {
+    let known: std::collections::BTreeSet<_> = node.genesis.clients.iter().map(|c| c.key).collect();
+    let config = ClientEndpointConfig {
+        id: node.id,
+        key: node.key.clone(),
+        listen: node.client_listen,
+        cluster: node.cluster,
+        version: conclave_crypto::framing::PROTOCOL_VERSION,
+        allowed: Arc::new(move |key| known.contains(key)),
+        limits: node.client_limits(),
+    };
+    // The sink needs the handle that starting returns; frames come only after a handshake.
+    let slot: Arc<OnceLock<ClientEndpointHandle>> = Arc::default();
+    let endpoint = slot.clone();
+    let sink = move |event: ClientEvent| match event {
+        ClientEvent::Connected { connection, client } => {
+            gateway.routes.up(ConnectionId(connection.0), client);
+        }
+        ClientEvent::Disconnected { connection } => {
+            gateway.routes.down(ConnectionId(connection.0));
+        }
+        ClientEvent::Frames { connection, client, delivery } => {
+            let Some(endpoint) = endpoint.get() else { return };
+            for frame in &delivery.frames {
+                gateway.frame(endpoint, ConnectionId(connection.0), client, frame);
+            }
+        }
+    };
+    let handle = ClientEndpoint::start(transport, config, Arc::new(sink))?;
+    let _ = slot.set(handle.clone());
+    Ok(handle)
+}
+
+fn bytes_sent(mesh: &PeerMeshHandle, clients: &ClientEndpointHandle) -> u64 {
+    let peers: u64 = mesh.peer_counters().values().map(|c| c.bytes_sent).sum();
+    peers + clients.counters().bytes_sent
+}
+
+/// A thread whose panic ends the run instead of leaving it half alive.
+fn spawn<T: Send + 'static>(
+    name: &str,
+    failure: &Arc<Failure>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<std::thread::JoinHandle<T>, std::io::Error> {
+    struct Watch(Arc<Failure>, String);
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.end(Ended::Storage(format!("the {} thread panicked", self.1)));
+            }
+        }
+    }
+    let watch = Watch(failure.clone(), name.to_owned());
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _watch = watch;
+        body()
+    })
+}
+
+fn join<T>(thread: std::thread::JoinHandle<T>) -> Result<T, NodeError> {
+    thread.join().map_err(|_| panicked())
+}
+
+fn panicked() -> NodeError {
+    NodeError::System(std::io::Error::other("a thread panicked"))
+}
