@@ -93,7 +93,7 @@ impl Network {
         for member in &genesis.membership.members {
             let config = PbftConfig {
                 id: member.id,
-                key: replica_key(member.id.0),
+                key: std::sync::Arc::new(replica_key(member.id.0)),
                 genesis: genesis.clone(),
                 seed: 1,
             };
