@@ -7,7 +7,7 @@
 //! slow work comes back as a later input. Time comes in Ticks.
 
 use crate::membership::Membership;
-use crate::message::{Batch, BlockHeader, CheckpointCertificate, SignedRequest};
+use crate::message::{Batch, BlockHeader, CheckpointCertificate, EpochEnd, SignedRequest};
 use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
@@ -99,6 +99,8 @@ pub enum Effect<M> {
     },
     /// Store this certificate; the journal may drop what lies at or below it once it is durable.
     Stable(CheckpointCertificate),
+    /// Keep for ever how this epoch ended; it was proven, and the ledger may be far from there.
+    EpochEnded(Arc<EpochEnd>),
     /// Fetch this certified state.
     Install(CheckpointCertificate),
     /// A peer asks for the decided batches above `after`: send it a bounded run from the ledger,

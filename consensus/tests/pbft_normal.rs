@@ -1,5 +1,11 @@
 //! The normal case of PBFT: four engines and a network in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at surprises"
+)]
+
 mod common;
 
 use common::Network;

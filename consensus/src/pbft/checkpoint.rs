@@ -43,14 +43,11 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// A start found these.
-    pub(super) fn recovered(
-        stable: Option<Arc<CheckpointCertificate>>,
-        own: Option<Checkpoint>,
-    ) -> Self {
+    /// A start found this.
+    pub(super) fn recovered(own: Option<Checkpoint>) -> Self {
         let last = own.as_ref().map_or(Sequence(0), |own| own.height);
         let own = own.into_iter().map(|own| (own.height, own)).collect();
-        Self { stable, own, last, ..Self::default() }
+        Self { own, last, ..Self::default() }
     }
 
     pub(super) fn installing(&self) -> bool {

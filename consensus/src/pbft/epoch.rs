@@ -11,7 +11,7 @@
 use super::message::Message;
 use super::record::{self, Marker};
 use super::{Pbft, RESERVE_AHEAD, certificate};
-use crate::engine::{Committed, Era, NextEpoch, Reject, To};
+use crate::engine::{Committed, Effect, Era, NextEpoch, Reject, To};
 use crate::message::{Change, EpochEnd, Rejoin};
 use crate::types::{Epoch, ReplicaId, Sequence, View};
 use crate::wire;
@@ -44,13 +44,6 @@ pub(super) struct Epochs {
     /// Set when this replica lost its journal.
     pub(super) marker: Option<Marker>,
     asked_ms: Option<u64>,
-}
-
-impl Epochs {
-    /// A start found that the ledger's tip ends the epoch.
-    pub(super) fn recovered(ending: Option<NextEpoch>) -> Self {
-        Self { ending, ..Self::default() }
-    }
 }
 
 impl Pbft {
@@ -108,6 +101,7 @@ impl Pbft {
         self.persist(record::epoch_end(last), bytes.clone());
         self.persist(record::EPOCH, bytes);
         self.claim_nonce(&end);
+        self.out.push(Effect::EpochEnded(Arc::clone(&end)));
         let old = Era {
             membership: Arc::clone(&self.membership),
             keys: Arc::clone(&self.keys),

@@ -17,8 +17,8 @@ use super::signer::Signer;
 use super::suspect::Suspicion;
 use super::view_change::ViewChanges;
 use super::{Pbft, PbftConfig};
-use crate::engine::{Effect, Record, Slot, Verifier};
-use crate::message::{Batch, CheckpointCertificate, EpochEnd, LedgerTip};
+use crate::engine::{Effect, Era, Record, Slot, Verifier};
+use crate::message::{Batch, Checkpoint, CheckpointCertificate, EpochEnd, LedgerTip};
 use crate::requests::RequestQueue;
 use crate::types::{Epoch, Sequence, Timestamp, View};
 use crate::wire;
@@ -108,10 +108,11 @@ impl Pbft {
             return Err(RecoverError::Missing);
         }
         let seed = config.seed;
-        let mut engine = Self::at_tip(config, tip, now)?;
+        let mut engine = Self::at_tip(config, &tip, now)?;
         engine.epochs.marker = marker;
-        engine.recover_epoch(&journal)?;
-        engine.recover_stable(&journal)?;
+        engine.recover_epoch(&journal, tip.epoch_ends)?;
+        engine.recover_stable(&journal, tip.stable)?;
+        engine.epochs.ending = tip.pending_epoch.filter(|next| next.header.epoch == engine.epoch());
         engine.recover_view(&journal)?;
         engine.recover_log(&journal)?;
         engine.recover_probe(&journal, seed)?;
@@ -120,21 +121,11 @@ impl Pbft {
         Ok((engine, effects))
     }
 
-    /// As if the journal were empty.
-    fn at_tip(config: PbftConfig, tip: LedgerTip, now: Timestamp) -> Result<Self, RecoverError> {
+    /// In the first epoch, with what the ledger executed.
+    fn at_tip(config: PbftConfig, tip: &LedgerTip, now: Timestamp) -> Result<Self, RecoverError> {
         let PbftConfig { id, key, genesis, seed: _ } = config;
         let cluster = genesis.cluster();
-        let ends: Vec<Arc<EpochEnd>> = tip.epoch_ends.into_iter().map(Arc::new).collect();
-        let follows = |(i, end): (usize, &Arc<EpochEnd>)| end.header.epoch == Epoch(i as u64);
-        if !ends.iter().enumerate().all(follows) {
-            return Err(RecoverError::Epochs);
-        }
-        let membership =
-            ends.last().map_or_else(|| genesis.membership.clone(), |end| end.next.clone());
-        let base = ends.last().map_or(Sequence(0), |end| end.header.height);
-        let stable = tip.stable.filter(|it| it.checkpoint.epoch == membership.epoch).map(Arc::new);
-        let low = stable.as_ref().map_or(base, |it| it.checkpoint.height);
-        let ending = tip.pending_epoch.filter(|next| next.header.epoch == membership.epoch);
+        let membership = genesis.membership.clone();
         let timeout_ms = genesis.limits.view_change_timeout_ms;
         Ok(Self {
             cluster,
@@ -143,24 +134,24 @@ impl Pbft {
             signer: Signer::new(id, key, cluster),
             keys: Arc::new(keys_of(&membership)?),
             membership: Arc::new(membership),
-            base,
-            epoch_ends: ends,
+            base: Sequence(0),
+            epoch_ends: Vec::new(),
             view: View(0),
             active: true,
-            low,
+            low: Sequence(0),
             log: BTreeMap::new(),
-            next: low.max(tip.height).next(),
-            agreed: low.max(tip.height),
+            next: tip.height.next(),
+            agreed: tip.height,
             delivered: tip.height,
             executed: tip.height,
             gate: None,
             reserved: VecDeque::new(),
             queue: RequestQueue::new(),
-            checkpoints: Checkpoints::recovered(stable, tip.checkpoint),
+            checkpoints: Checkpoints::recovered(tip.checkpoint.clone()),
             fetching: Fetching::default(),
             suspicion: Suspicion::new(timeout_ms),
             changes: ViewChanges::default(),
-            epochs: Epochs::recovered(ending),
+            epochs: Epochs::default(),
             probe: None,
             rolled_back: false,
             now_ms: 0,
@@ -173,8 +164,19 @@ impl Pbft {
         })
     }
 
-    /// The journal may be in a later epoch than the ledger: epochs move without state.
-    fn recover_epoch(&mut self, journal: &Journal) -> Result<(), RecoverError> {
+    /// Goes through the epochs that ended: those the ledger knows, then those of the journal, which
+    /// may be ahead, because epochs move without state.
+    fn recover_epoch(
+        &mut self,
+        journal: &Journal,
+        ends: Vec<EpochEnd>,
+    ) -> Result<(), RecoverError> {
+        for end in ends {
+            if end.header.epoch != self.epoch() {
+                return Err(RecoverError::Epochs);
+            }
+            self.follow(end)?;
+        }
         let newest = journal.read::<EpochEnd>(record::EPOCH)?;
         let newest = newest.map_or(Epoch(0), |end| end.next.epoch);
         if newest < self.epoch() && self.epochs.marker.is_none() {
@@ -182,24 +184,10 @@ impl Pbft {
         }
         for sequence in journal.sequences() {
             let slot = record::epoch_end(sequence);
-            let Some(end) = journal.read::<EpochEnd>(slot)? else { continue };
-            if end.header.epoch != self.epoch() || end.next.epoch > newest {
-                continue;
+            let end = journal.read::<EpochEnd>(slot)?;
+            if let Some(end) = end.filter(|it| it.header.epoch == self.epoch()) {
+                self.follow(end)?;
             }
-            let era = crate::engine::Era {
-                membership: Arc::clone(&self.membership),
-                keys: Arc::clone(&self.keys),
-                end: end.header.height,
-            };
-            Arc::make_mut(&mut self.epochs.eras).push(era);
-            self.base = end.header.height;
-            self.low = self.base;
-            self.checkpoints.stable = None;
-            self.keys = Arc::new(keys_of(&end.next)?);
-            self.membership = Arc::new(end.next.clone());
-            self.await_own(Arc::new(end.certificate.clone()));
-            self.epochs.ending = None;
-            self.epoch_ends.push(Arc::new(end));
         }
         if self.epoch() < newest {
             return Err(RecoverError::Damaged(record::EPOCH));
@@ -208,15 +196,37 @@ impl Pbft {
         Ok(())
     }
 
-    fn recover_stable(&mut self, journal: &Journal) -> Result<(), RecoverError> {
-        let stable = journal.read::<CheckpointCertificate>(record::STABLE)?;
-        if let Some(stable) = stable.map(Arc::new)
-            && stable.checkpoint.epoch == self.epoch()
-            && stable.checkpoint.height > self.low
-        {
-            self.low = stable.checkpoint.height;
-            self.checkpoints.stable = Some(Arc::clone(&stable));
-            self.await_own(stable);
+    /// The next epoch; batches of the one before may be missing here.
+    fn follow(&mut self, end: EpochEnd) -> Result<(), RecoverError> {
+        let keys = Arc::new(keys_of(&end.next)?);
+        let era = Era {
+            membership: Arc::clone(&self.membership),
+            keys: Arc::clone(&self.keys),
+            end: end.header.height,
+        };
+        Arc::make_mut(&mut self.epochs.eras).push(era);
+        self.base = end.header.height;
+        self.low = self.base;
+        self.keys = keys;
+        self.membership = Arc::new(end.next.clone());
+        self.await_own(Arc::new(end.certificate.clone()));
+        self.epoch_ends.push(Arc::new(end));
+        Ok(())
+    }
+
+    fn recover_stable(
+        &mut self,
+        journal: &Journal,
+        stored: Option<CheckpointCertificate>,
+    ) -> Result<(), RecoverError> {
+        let journaled = journal.read::<CheckpointCertificate>(record::STABLE)?;
+        for stable in [stored, journaled].into_iter().flatten().map(Arc::new) {
+            let Checkpoint { epoch, height, .. } = stable.checkpoint;
+            if epoch == self.epoch() && height > self.low {
+                self.low = height;
+                self.checkpoints.stable = Some(Arc::clone(&stable));
+                self.await_own(stable);
+            }
         }
         self.agreed = self.low.max(self.delivered);
         self.next = self.agreed.next();

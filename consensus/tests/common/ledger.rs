@@ -152,7 +152,14 @@ impl Ledger {
             self.base = header.height;
             self.membership = membership.clone();
             let certificate = certificate.clone();
-            self.epoch_ends.push(EpochEnd { header, certificate, next: membership, batch });
+            self.keep_end(&EpochEnd { header, certificate, next: membership, batch });
+        }
+    }
+
+    /// Keeps how an epoch ended, however far the state is from there.
+    pub fn keep_end(&mut self, end: &EpochEnd) {
+        if self.epoch_ends.len() as u64 == end.header.epoch.0 {
+            self.epoch_ends.push(end.clone());
         }
     }
 

@@ -343,6 +343,11 @@ impl Network {
                     Slot::Sequenced(sequence, _) => *sequence > height,
                 });
             }
+            Effect::EpochEnded(end) => {
+                let node = self.nodes.get_mut(&id).expect("it acts");
+                node.ledger.keep_end(&end);
+                node.ledger_disk.keep_end(&end);
+            }
             Effect::Install(certificate) => self.install(id, certificate),
             Effect::Diverged(_) => self.nodes.get_mut(&id).expect("it acts").diverged = true,
             Effect::RolledBack { reason } => {
