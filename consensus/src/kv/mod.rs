@@ -6,6 +6,8 @@
 
 mod build;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use build::prefix_end;
 pub use store::{ANSWER_BYTES_MAX, KeyValueStore, OPERATIONS_MAX, RANGE_BYTES_MAX, Stored};
