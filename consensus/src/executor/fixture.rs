@@ -133,20 +133,21 @@ pub(crate) fn run_with_checkpoint(
     (executed, done)
 }
 
+/// What a replica vouches for after this job.
+pub(crate) fn checkpoint(epoch: u64, done: &Checkpointed) -> Checkpoint {
+    let Checkpointed { height, header, state_root, .. } = *done;
+    Checkpoint { epoch: Epoch(epoch), height, header, state_root }
+}
+
 /// A quorum's certificate of this checkpoint.
-pub(crate) fn certify(epoch: u64, done: &Checkpointed) -> CheckpointCertificate {
-    let checkpoint = Checkpoint {
-        epoch: Epoch(epoch),
-        height: done.height,
-        header: done.header,
-        state_root: done.state_root,
-    };
+pub(crate) fn certify(checkpoint: &Checkpoint) -> CheckpointCertificate {
     let vote = |id: u8| {
         let replica = ReplicaId(id.into());
         let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica };
         (replica, Signed::sign(vote, &key(id), &genesis().cluster()).signature)
     };
-    CheckpointCertificate { signatures: (0..3).map(vote).collect(), checkpoint }
+    let signatures = (0..3).map(vote).collect();
+    CheckpointCertificate { signatures, checkpoint: checkpoint.clone() }
 }
 
 pub(crate) fn outcomes(executed: &Executed) -> Vec<Outcome> {

@@ -11,6 +11,10 @@
 //! checkpoint's. A mark that comes earlier is ignored, so that a primary cannot buy a sync per batch.
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod epoch_tests;
+#[cfg(test)]
 pub(crate) mod fixture;
 mod replace;
 mod staged;

@@ -2,8 +2,8 @@
 
 use super::Executor;
 use crate::ledger::{
-    self, ASIDE, ASIDE_END, META_CHECKPOINT, META_DIVERGED, META_EPOCH, META_FIRST, META_PENDING,
-    META_TIP, TipRecord, certificate_key, height_key, read, results_key,
+    self, ASIDE, ASIDE_END, FirstBlock, META_CHECKPOINT, META_DIVERGED, META_EPOCH, META_FIRST,
+    META_PENDING, META_TIP, TipRecord, certificate_key, height_key, read, results_key,
 };
 use crate::message::{BlockHeader, Checkpoint, CheckpointCertificate};
 use crate::registry::Registry;
@@ -128,7 +128,8 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         write.put(Table::Meta, META_TIP, wire::encode(&tip));
         write.put(Table::Meta, META_CHECKPOINT, wire::encode(checkpoint));
         if height > self.tip.height {
-            write.put(Table::Meta, META_FIRST, height_key(height));
+            let first = FirstBlock { certificate: certificate.clone(), lowest: height };
+            write.put(Table::Meta, META_FIRST, wire::encode(&first));
         }
         write.delete_range(Table::Meta, META_PENDING, [META_PENDING, &END].concat());
         write.delete_range(Table::Dirty, [], END);

@@ -106,10 +106,27 @@ pub(crate) fn dirty<S: Storage>(
     storage: &S,
     interval: Sequence,
 ) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
-    let (mut from, to) = dirty_range(interval);
+    let (from, to) = dirty_range(interval);
+    dirty_between(storage, from, &to)
+}
+
+/// All rows that changed in the intervals from `interval` on, in the order of intervals.
+pub(super) fn dirty_after<S: Storage>(
+    storage: &S,
+    interval: Sequence,
+) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
+    let (from, _) = dirty_range(interval);
+    dirty_between(storage, from, &[u8::MAX; 41])
+}
+
+fn dirty_between<S: Storage>(
+    storage: &S,
+    mut from: Vec<u8>,
+    to: &[u8],
+) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
     let mut changes = Vec::new();
     loop {
-        let rows = storage.scan(Table::Dirty, &from, Some(&to), ROWS_PER_READ)?;
+        let rows = storage.scan(Table::Dirty, &from, Some(to), ROWS_PER_READ)?;
         let full = rows.len() == ROWS_PER_READ;
         if let Some((last, _)) = rows.last() {
             from = after(last);

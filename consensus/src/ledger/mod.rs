@@ -17,7 +17,7 @@
 //! | [`Table::Meta`]        | `format`                  | [`FORMAT`] (4, little endian)               |
 //! | [`Table::Meta`]        | `cluster`                 | cluster id (32)                             |
 //! | [`Table::Meta`]        | `tip`                     | [`TipRecord`], wire                         |
-//! | [`Table::Meta`]        | `first`                   | lowest height above which the chain has no gap (8, big endian); absent: 1 |
+//! | [`Table::Meta`]        | `first`                   | [`FirstBlock`], wire; absent when the chain begins at 1 |
 //! | [`Table::Meta`]        | `checkpoint`              | [`crate::message::Checkpoint`] that the state trie stands at, wire |
 //! | [`Table::Meta`]        | `epoch`                   | [`crate::engine::NextEpoch`] that the tip began and that is not yet stable, wire |
 //! | [`Table::Meta`]        | `pending/`, height (8)    | a checkpoint job that has not ended, wire   |
@@ -27,11 +27,15 @@
 //! [`crate::registry`].
 
 mod checkpoint;
+mod fill;
 mod reader;
+mod verify;
 
 pub use checkpoint::CheckpointJob;
 pub(crate) use checkpoint::{PendingCheckpoint, TrieLock, dirty};
+pub use fill::{FillError, StoredBlock};
 pub use reader::LedgerReader;
+pub use verify::{CertificateCheck, Verified, verify};
 
 use crate::message::{
     BlockHeader, BlockReplies, CheckpointCertificate, EpochEnd, ResultEntry, result_leaf,
@@ -76,6 +80,24 @@ pub struct TipRecord {
     pub interval: Sequence,
     /// The time of the last checkpoint; 0 before the first.
     pub checkpoint_timestamp: Timestamp,
+}
+
+/// Where a chain begins that does not begin at 1: a state was transferred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstBlock {
+    /// The certificate of the transferred state; the header of its block came with it.
+    pub certificate: CheckpointCertificate,
+    /// The lowest block from which the chain has no gap up to the tip: the certified one, until
+    /// older ones are filled in.
+    pub lowest: Sequence,
+}
+
+impl FirstBlock {
+    /// The height of the transferred state.
+    #[must_use]
+    pub fn height(&self) -> Sequence {
+        self.certificate.checkpoint.height
+    }
 }
 
 /// The answer to one request of a block.

@@ -49,6 +49,10 @@ impl<S: Storage> LedgerReader<S> {
         Self { storage, cluster, replica, key }
     }
 
+    pub(super) fn storage(&self) -> &S {
+        &self.storage
+    }
+
     /// The last executed height.
     ///
     /// # Errors
