@@ -63,17 +63,17 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, key: &str) -> Option<KeyValue> {
-        match self.done(&Transaction::get(key)).1.remove(0) {
-            OperationResult::Get(found) => found,
-            other => panic!("not a get's: {other:?}"),
-        }
+        let result = self.done(&Transaction::get(key)).1.remove(0);
+        let OperationResult::Get(found) = result else { panic!("not a get's: {result:?}") };
+        found
     }
 
     fn range(&mut self, transaction: &Transaction) -> (Vec<KeyValue>, bool) {
-        match self.done(transaction).1.remove(0) {
-            OperationResult::Range { entries, more } => (entries, more),
-            other => panic!("not a range's: {other:?}"),
-        }
+        let result = self.done(transaction).1.remove(0);
+        let OperationResult::Range { entries, more } = result else {
+            panic!("not a range's: {result:?}")
+        };
+        (entries, more)
     }
 }
 
@@ -81,7 +81,7 @@ impl<'a> Machine<'a> {
 fn revisions_and_versions_follow_a_keys_life() {
     let storage = MemoryStorage::new();
     let mut machine = Machine::new(&storage);
-    let mut facts = |machine: &mut Machine<'_>, height, transaction: Transaction| {
+    let facts = |machine: &mut Machine<'_>, height, transaction: Transaction| {
         machine.height = height;
         machine.done(&transaction);
         machine.get("k").map(|k| (k.create_revision.0, k.mod_revision.0, k.version, k.value))

@@ -172,7 +172,10 @@ impl Subject {
             .filter(|(key, _)| key[0] == b'p')
             .map(|(_, row)| parse_page(row).unwrap().len())
             .sum();
-        assert_eq!(records, model.open.values().map(|session| session.executed.len()).sum());
+        assert_eq!(
+            records,
+            model.open.values().map(|session| session.executed.len()).sum::<usize>()
+        );
         let hot: usize = self.table.hot.values().map(Session::records).sum();
         assert_eq!(self.table.records, hot);
     }
