@@ -60,45 +60,35 @@ impl Registry {
         rows
     }
 
+    /// The registry that a cluster starts with.
+    ///
+    /// # Errors
+    /// Never: what we encode we decode.
+    pub fn of_genesis(genesis: &Genesis) -> Result<Self, StorageError> {
+        let mut rows = Rows::default();
+        for (key, value) in Self::genesis_rows(genesis) {
+            rows.take(&key, value)?;
+        }
+        rows.finish()
+    }
+
     /// Reads the table.
     ///
     /// # Errors
     /// When the storage fails or holds something else than was written.
     pub fn load<S: Storage>(storage: &S) -> Result<Self, StorageError> {
-        let mut clients = BTreeMap::new();
-        let mut organizations = Vec::new();
-        let mut membership: Option<Membership> = None;
-        let mut base = Sequence(0);
-        let mut rejoins = BTreeMap::new();
+        let mut rows = Rows::default();
         let mut from = Vec::new();
         // Ends with the table.
         loop {
-            let rows = storage.scan(Table::Registry, &from, None, ROWS_PER_READ)?;
-            let Some((last, _)) = rows.last() else { break };
+            let read = storage.scan(Table::Registry, &from, None, ROWS_PER_READ)?;
+            let Some((last, _)) = read.last() else { break };
             from = crate::view::after(last);
-            for (key, value) in rows {
-                if key.starts_with(CLIENT) {
-                    let client: ClientEntry = parse("a client", &value)?;
-                    clients.insert(client.key, Arc::new(client));
-                } else if key == MEMBERSHIP {
-                    membership = Some(parse("the membership", &value)?);
-                } else if key.starts_with(ORGANIZATION) {
-                    let name = String::from_utf8(value).map_err(|_| corrupt("an organization"))?;
-                    organizations.push(name);
-                } else if let Some(replica) = key.strip_prefix(REJOIN) {
-                    let replica = replica.try_into().map_err(|_| corrupt("a rejoin's key"))?;
-                    let replica = ReplicaId(u16::from_be_bytes(replica));
-                    rejoins.insert(replica, Timestamp(number("a rejoin", value)?));
-                } else if key == BASE {
-                    base = Sequence(number("the base", value)?);
-                } else {
-                    return Err(corrupt("a row's key"));
-                }
+            for (key, value) in read {
+                rows.take(&key, value)?;
             }
         }
-        let membership = Arc::new(membership.ok_or_else(|| corrupt("the missing membership"))?);
-        let membership_digest = membership.digest();
-        Ok(Self { clients, organizations, membership, membership_digest, base, rejoins })
+        rows.finish()
     }
 
     /// A registered client.
@@ -177,6 +167,46 @@ impl Registry {
         self.base = height;
         self.membership_digest = next.digest();
         self.membership = Arc::new(next);
+    }
+}
+
+/// The table as it is read, row by row.
+#[derive(Default)]
+struct Rows {
+    clients: BTreeMap<ClientId, Arc<ClientEntry>>,
+    organizations: Vec<String>,
+    membership: Option<Membership>,
+    base: Sequence,
+    rejoins: BTreeMap<ReplicaId, Timestamp>,
+}
+
+impl Rows {
+    fn take(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), StorageError> {
+        if key.starts_with(CLIENT) {
+            let client: ClientEntry = parse("a client", &value)?;
+            self.clients.insert(client.key, Arc::new(client));
+        } else if key == MEMBERSHIP {
+            self.membership = Some(parse("the membership", &value)?);
+        } else if key.starts_with(ORGANIZATION) {
+            let name = String::from_utf8(value).map_err(|_| corrupt("an organization"))?;
+            self.organizations.push(name);
+        } else if let Some(replica) = key.strip_prefix(REJOIN) {
+            let replica = replica.try_into().map_err(|_| corrupt("a rejoin's key"))?;
+            let replica = ReplicaId(u16::from_be_bytes(replica));
+            self.rejoins.insert(replica, Timestamp(number("a rejoin", value)?));
+        } else if key == BASE {
+            self.base = Sequence(number("the base", value)?);
+        } else {
+            return Err(corrupt("a row's key"));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Registry, StorageError> {
+        let Self { clients, organizations, membership, base, rejoins } = self;
+        let membership = Arc::new(membership.ok_or_else(|| corrupt("the missing membership"))?);
+        let membership_digest = membership.digest();
+        Ok(Registry { clients, organizations, membership, membership_digest, base, rejoins })
     }
 }
 

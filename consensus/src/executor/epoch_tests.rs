@@ -248,3 +248,23 @@ fn a_diverged_ledger_sets_its_blocks_aside_and_executes_nothing_until_installed(
     let verified = ledger::verify(&*storage, &genesis(), &|_, _| Ok(())).unwrap();
     assert!(verified.ok(), "{verified:?}");
 }
+
+#[test]
+fn a_trie_brought_beyond_its_checkpoint_leads_to_the_same_next_one() {
+    let (plain, mut executor) = served(6);
+    let (storage, mut folded) = served(6);
+    folded.fold().unwrap();
+    let verified = ledger::verify(&*storage, &genesis(), &|_, _| Ok(())).unwrap();
+    assert!(verified.ok(), "{verified:?}");
+    for height in 7..=8 {
+        let delete =
+            submit(ADMIN, (1, height, 0), &Transaction::delete(format!("k{}", height - 1)));
+        for (storage, executor) in [(&plain, &mut executor), (&storage, &mut folded)] {
+            let block = block(height, height, vec![delete.clone()]);
+            run_with_checkpoint(executor, storage, block);
+        }
+    }
+    assert_eq!(state(&plain), state(&storage));
+    assert_eq!(executor.tip().unwrap(), folded.tip().unwrap());
+    assert_eq!(storage.get(Table::Meta, b"folded").unwrap(), None);
+}

@@ -36,6 +36,7 @@ use crate::message::{
 use crate::registry::Registry;
 use crate::sessions::{Admission, Place, SessionTable};
 use crate::state_machine::{Context, StateMachine};
+use crate::state_sync::Swap;
 use crate::state_trie::{self, DirtyLeaf};
 use crate::storage::{Durability, Snapshot, Storage, StorageError, Table, WriteBatch};
 use crate::types::{ReplicaId, Sequence, Timestamp};
@@ -175,6 +176,12 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             .ok_or_else(|| ledger::damaged(Table::Meta, META_TIP, "the tip is missing"))?;
         let diverged = read(&*storage, Table::Meta, META_DIVERGED)?;
         let epoch = read(&*storage, Table::Meta, META_EPOCH)?;
+        let interrupted = Swap::interrupted(storage.snapshot()?)?;
+        // In the middle of a swap the tables are no state: the registry comes with its end.
+        let registry = match &interrupted {
+            Some(_) => Registry::of_genesis(genesis)?,
+            None => Registry::load(&*storage)?,
+        };
         let mut executor = Self {
             machine,
             limits: genesis.limits.clone(),
@@ -182,14 +189,16 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             reader: LedgerReader::new(storage.clone(), cluster, replica, key),
             tip,
             epoch,
-            registry: Registry::load(&*storage)?,
+            registry,
             sessions: SessionTable::default(),
             trie: TrieLock::default(),
             diverged,
             broken: false,
             storage,
         };
-        executor.resume_swap()?;
+        if let Some(swap) = interrupted {
+            executor.swap(swap)?;
+        }
         if let Some(certificate) = executor.diverged.clone() {
             // The power may have failed while blocks were set aside.
             executor.set_aside(&certificate)?;

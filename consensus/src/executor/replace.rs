@@ -3,7 +3,7 @@
 use super::Executor;
 use crate::ledger::{
     self, ASIDE, ASIDE_END, FirstBlock, META_CHECKPOINT, META_DIVERGED, META_EPOCH, META_FIRST,
-    META_PENDING, META_TIP, TipRecord, certificate_key, height_key, read, results_key,
+    META_FOLDED, META_PENDING, META_TIP, TipRecord, certificate_key, height_key, read, results_key,
 };
 use crate::message::{BlockHeader, Checkpoint, CheckpointCertificate};
 use crate::registry::Registry;
@@ -135,6 +135,7 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         write.delete_range(Table::Dirty, [], END);
         write.delete(Table::Meta, META_EPOCH);
         write.delete(Table::Meta, META_DIVERGED);
+        write.delete(Table::Meta, META_FOLDED);
         self.storage.write(write, Durability::Synced)?;
         self.registry = Registry::load(&*self.storage)?;
         self.sessions = SessionTable::default();

@@ -1,11 +1,11 @@
 //! From a fetched state to the ledger's own: comparing before, and swapping in after.
 
 use super::Executor;
-use crate::ledger;
+use crate::ledger::{self, META_FOLDED};
 use crate::state_machine::StateMachine;
 use crate::state_sync::{Swap, SwapError, SwapStep, TransferTarget};
 use crate::state_trie;
-use crate::storage::{Durability, Storage, StorageError};
+use crate::storage::{Durability, Storage, StorageError, Table};
 use std::sync::PoisonError;
 
 /// One batch of a swap, bytes.
@@ -24,7 +24,8 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         }
         let _trie = self.trie.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = ledger::dirty(&*self.storage, self.tip.interval)?;
-        let (_, batch) = state_trie::update(&*self.storage.snapshot()?, rows)?;
+        let (_, mut batch) = state_trie::update(&*self.storage.snapshot()?, rows)?;
+        batch.put(Table::Meta, META_FOLDED, ledger::height_key(self.tip.height));
         self.storage.write(batch, Durability::Synced)
     }
 
@@ -41,15 +42,9 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         self.swap(swap)
     }
 
-    /// Ends a swap that a kill cut off: until then the tables are no state at all.
-    pub(super) fn resume_swap(&mut self) -> Result<(), StorageError> {
-        match Swap::interrupted(self.storage.snapshot()?)? {
-            Some(swap) => self.swap(swap).map(|_| ()),
-            None => Ok(()),
-        }
-    }
-
-    fn swap(&mut self, mut swap: Swap) -> Result<bool, StorageError> {
+    /// Carries a swap to its end. One that a kill cut off is found by [`Self::open`]: until it ends
+    /// the tables are no state at all.
+    pub(super) fn swap(&mut self, mut swap: Swap) -> Result<bool, StorageError> {
         let target = swap.target().clone();
         // Ends: each step consumes part of the staged state.
         loop {

@@ -6,7 +6,7 @@
 //! [`crate::executor::Executor::pending_checkpoints`] and runs from its start. Execution goes on
 //! meanwhile: its rows are dirty under the next interval. Jobs run in order of height, one at a time.
 
-use super::{META_CHECKPOINT, dirty_key, parse, pending_key, read};
+use super::{META_CHECKPOINT, META_FOLDED, dirty_key, parse, pending_key, read};
 use crate::engine::{Checkpointed, NextEpoch};
 use crate::message::Checkpoint;
 use crate::state_trie::{self, DirtyLeaf};
@@ -85,6 +85,7 @@ impl CheckpointJob {
                 Checkpoint { epoch: *epoch, height: *height, header: *header, state_root };
             batch.put(Table::Meta, META_CHECKPOINT, crate::wire::encode(&checkpoint));
             batch.delete(Table::Meta, pending_key(*height));
+            batch.delete(Table::Meta, META_FOLDED);
             let (from, to) = dirty_range(*interval);
             batch.delete_range(Table::Dirty, from, to);
             storage.write(batch, Durability::Synced)?;

@@ -21,6 +21,7 @@
 //! | [`Table::Meta`]        | `checkpoint`              | [`crate::message::Checkpoint`] that the state trie stands at, wire |
 //! | [`Table::Meta`]        | `epoch`                   | [`crate::engine::NextEpoch`] that the tip began and that is not yet stable, wire |
 //! | [`Table::Meta`]        | `pending/`, height (8)    | a checkpoint job that has not ended, wire   |
+//! | [`Table::Meta`]        | `folded`                  | height (8) that the trie was brought to beyond the checkpoint |
 //! | [`Table::Meta`]        | `diverged`                | [`CheckpointCertificate`] that this ledger differs from, wire |
 //!
 //! The replicated tables are described where they are written: [`crate::kv`], [`crate::sessions`],
@@ -62,6 +63,7 @@ pub(crate) const META_FIRST: &[u8] = b"first";
 pub(crate) const META_CHECKPOINT: &[u8] = b"checkpoint";
 pub(crate) const META_EPOCH: &[u8] = b"epoch";
 pub(crate) const META_PENDING: &[u8] = b"pending/";
+pub(crate) const META_FOLDED: &[u8] = b"folded";
 pub(crate) const META_DIVERGED: &[u8] = b"diverged";
 pub(crate) const ASIDE: &[u8] = b"aside/";
 /// The first key above all that start with [`ASIDE`].

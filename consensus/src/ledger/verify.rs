@@ -6,8 +6,8 @@
 //! transferred state begins with a block that a quorum's CHECKPOINTs certify; it is named.
 
 use super::{
-    FirstBlock, META_CHECKPOINT, META_FIRST, META_TIP, TipRecord, checkpoint, epoch_end_key,
-    header, height_key, read, results, results_tree,
+    FirstBlock, META_CHECKPOINT, META_FIRST, META_FOLDED, META_TIP, TipRecord, checkpoint,
+    epoch_end_key, header, height_key, read, results, results_tree,
 };
 use crate::engine::Committed;
 use crate::epoch_chain::MemberKeys;
@@ -291,7 +291,9 @@ impl<'a, S: Storage> Walk<'a, S> {
         }
         let Some(stood) = stood else { return Ok(()) };
         let at = |reason: String| (stood.height, reason);
-        if state_trie::root(&*snapshot).map_err(at_tip)? != stood.state_root {
+        // Beyond its checkpoint the trie has no root that anything stands for.
+        let folded = self.storage.get(Table::Meta, META_FOLDED).map_err(at_tip)?.is_some();
+        if !folded && state_trie::root(&*snapshot).map_err(at_tip)? != stood.state_root {
             return Err(at("the state trie is not that of its checkpoint".to_owned()));
         }
         let stable = super::stable_certificate(self.storage, tip.height).map_err(at_tip)?;
