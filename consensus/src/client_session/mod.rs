@@ -60,6 +60,7 @@ struct Pending {
     request: SignedRequest,
     /// The one replica it was sent to, when it was.
     sent_to: Option<ReplicaId>,
+    sent_ms: u64,
     due_ms: u64,
     resends: u32,
     busy: u32,
@@ -105,6 +106,8 @@ pub struct ClientSession {
     outstanding_bytes: usize,
     by_digest: BTreeMap<Digest, u64>,
     timers: BTreeSet<(u64, u64)>,
+    /// What answers take, smoothed.
+    latency_ms: u64,
     ends_at_ms: u64,
     ends_wanted: bool,
     out: Vec<Event>,
@@ -136,6 +139,7 @@ impl ClientSession {
             outstanding_bytes: 0,
             by_digest: BTreeMap::new(),
             timers: BTreeSet::new(),
+            latency_ms: 0,
             ends_at_ms: 0,
             ends_wanted: false,
             out: Vec::new(),
@@ -362,6 +366,7 @@ impl ClientSession {
         Pending {
             request,
             sent_to: alone(to),
+            sent_ms: now_ms,
             due_ms,
             resends: 0,
             busy: 0,
@@ -370,10 +375,19 @@ impl ClientSession {
         }
     }
 
-    /// Half the view-change timeout, doubled with each resend up to four times the timeout.
+    /// Half the view-change timeout, or twice what answers take while the cluster is loaded, doubled
+    /// with each resend; four times the timeout at most. Without the second term a slow answer would
+    /// multiply the load that made it slow.
     fn interval_ms(&self, resends: u32) -> u64 {
-        let base = (self.config.view_change_timeout_ms / 2).max(1);
-        base.saturating_mul(1 << resends.min(3))
+        let most = self.config.view_change_timeout_ms.saturating_mul(4).max(1);
+        let base = (self.config.view_change_timeout_ms / 2).max(self.latency_ms * 2).max(1);
+        base.saturating_mul(1 << resends.min(3)).min(most)
+    }
+
+    /// Smooths what answers take, as TCP does its round trips (RFC 6298 §2), weights 7/8 and 1/8.
+    fn measured(&mut self, took_ms: u64) {
+        let took_ms = took_ms.min(self.config.view_change_timeout_ms.saturating_mul(8));
+        self.latency_ms = (self.latency_ms * 7 + took_ms) / 8;
     }
 
     fn resend(&mut self, number: u64, now_ms: u64) {
@@ -498,6 +512,7 @@ impl ClientSession {
             && let Slot::Waiting(pending) = std::mem::replace(slot, Slot::Answered)
         {
             self.timers.remove(&(pending.due_ms, number));
+            self.measured(now_ms.saturating_sub(pending.sent_ms));
             self.outstanding -= 1;
             self.outstanding_bytes -= pending.request.wire_bytes();
             self.advance();

@@ -521,3 +521,23 @@ fn a_refused_session_takes_no_further_requests() {
     assert_eq!(completions(session.on_frame(ReplicaId(1), cluster.frame(&block, 1), 2)).len(), 1);
     assert_eq!(session.submit(vec![], 3).unwrap_err(), SubmitError::Closed(SessionId(1)));
 }
+
+#[test]
+fn slow_answers_lengthen_the_wait_before_a_resend() {
+    let mut cluster = Cluster::new();
+    let mut session = cluster.open();
+    let mut now = 0;
+    // Forty answers that each take just less than the first wait.
+    for _ in 0..40 {
+        let (_, events) = session.submit(b"put".to_vec(), now).unwrap();
+        let digest = submitted(&events)[0].digest();
+        let block = cluster.block(&[(digest, executed(7))]);
+        now += 450;
+        let _ = session.on_frame(ReplicaId(1), cluster.frame(&block, 1), now);
+        let done = session.on_frame(ReplicaId(2), cluster.frame(&block, 2), now);
+        assert_eq!(completions(done).len(), 1);
+    }
+    let _ = session.submit(b"put".to_vec(), now).unwrap();
+    assert!(submitted(&session.on_tick(now + 600)).is_empty(), "twice 450 ms have not passed");
+    assert_eq!(submitted(&session.on_tick(now + 1000)).len(), 1, "but it is resent in the end");
+}
