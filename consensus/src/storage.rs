@@ -19,13 +19,13 @@ pub enum Table {
     Bodies = 3,
     /// Ledger: height → the engine's commit certificate, opaque here.
     Commits = 4,
-    /// Ledger: height → certificate of a stable checkpoint.
+    /// Ledger: the newest stable checkpoint's certificate, and how each epoch ended.
     Checkpoints = 5,
     /// Replicated state: the key-value store.
     Store = 6,
     /// Replicated state: client and session tables.
     Sessions = 7,
-    /// Replicated state: organizations, clients, membership, epoch ends.
+    /// Replicated state: organizations, clients, membership, rejoins.
     Registry = 8,
     /// Nodes of the state trie, by path.
     Trie = 9,

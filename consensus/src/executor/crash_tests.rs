@@ -6,6 +6,7 @@ use crate::kv::{KeyValueStore, Transaction};
 use crate::memory_storage::MemoryStorage;
 use crate::message::Batch;
 use crate::types::Epoch;
+use crate::types::ReplicaId;
 
 const HEIGHTS: u64 = 11;
 const REJOIN_AT: u64 = 6;

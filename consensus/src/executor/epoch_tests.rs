@@ -6,6 +6,7 @@ use crate::kv::Transaction;
 use crate::memory_storage::MemoryStorage;
 use crate::message::{Batch, Change};
 use crate::types::Epoch;
+use crate::types::ReplicaId;
 
 fn change(height: u64, epoch: u64, time: u64, change: Change) -> Committed {
     let batch = Batch::new(Timestamp(time), true, Some(change), Vec::new());

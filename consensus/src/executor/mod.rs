@@ -16,7 +16,9 @@ mod crash_tests;
 mod epoch_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod open;
 mod replace;
+mod stable;
 mod staged;
 #[cfg(test)]
 mod tests;
@@ -24,11 +26,10 @@ mod tests;
 use crate::client_wire::{Outcome, Refusal};
 use crate::engine::{Committed, NextEpoch};
 use crate::ledger::{
-    self, BlockResult, META_CHECKPOINT, META_CLUSTER, META_DIVERGED, META_EPOCH, META_FORMAT,
-    META_PENDING, META_TIP, PendingCheckpoint, TipRecord, TrieLock, certificate_key, dirty_key,
-    epoch_end_key, height_key, pending_key, read, results_key,
+    self, BlockResult, META_CHECKPOINT, META_EPOCH, META_PENDING, META_TIP, PendingCheckpoint,
+    TipRecord, TrieLock, dirty_key, height_key, pending_key, read, results_key,
 };
-use crate::membership::{Genesis, Limits, Membership};
+use crate::membership::{Limits, Membership};
 use crate::message::{
     Attestation, BlockHeader, BlockReplies, CheckpointCertificate, EpochEnd, LedgerTip,
     RequestBody, RequestKey, SignedRequest,
@@ -36,19 +37,18 @@ use crate::message::{
 use crate::registry::Registry;
 use crate::sessions::{Admission, Place, SessionTable};
 use crate::state_machine::{Context, StateMachine};
-use crate::state_sync::Swap;
 use crate::state_trie::{self, DirtyLeaf};
 use crate::storage::{Durability, Snapshot, Storage, StorageError, Table, WriteBatch};
-use crate::types::{ReplicaId, Sequence, Timestamp};
+use crate::types::{Sequence, Timestamp};
 use crate::view::{BlockView, Overlay};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::keys::SecretKey;
 use conclave_crypto::merkle::MerkleTree;
 use conclave_crypto::signature::Signed;
 use std::sync::Arc;
 
 pub use crate::ledger::{CheckpointJob, LedgerReader};
+pub use open::OpenError;
 
 /// What the reads of one block may answer in all, bytes: results are held in memory and stored.
 pub const BLOCK_ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -59,39 +59,8 @@ pub const MARKED_CHECKPOINT_INTERVAL_MS: u64 = 1000;
 /// Ends of epochs that one read brings.
 const EPOCH_ENDS_PER_READ: usize = 1024;
 
-/// Certificates of stable checkpoints that are kept: one reached, and one above the tip.
-const CERTIFICATES_MAX: usize = 16;
-
 /// Jobs that a crash can leave behind: the window holds fewer checkpoints than this.
 const PENDING_MAX: usize = 4096;
-
-/// Why a ledger cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It belongs to another cluster.
-    #[error(
-        "this ledger belongs to cluster {found}, not to {expected}; check the genesis file and the data directory"
-    )]
-    OtherCluster {
-        /// Whose it is.
-        found: Digest,
-        /// Whose it should be.
-        expected: Digest,
-    },
-    /// A newer version wrote it.
-    #[error(
-        "this ledger has format {found}, and this version reads formats up to {supported}; install a newer version"
-    )]
-    NewerFormat {
-        /// What it has.
-        found: u32,
-        /// What this version reads.
-        supported: u32,
-    },
-    /// The disk failed or holds something else than was written.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
 
 /// An executed block: its answers, and what it leaves to be done.
 #[derive(Debug)]
@@ -152,60 +121,6 @@ pub struct Executor<S, M> {
 }
 
 impl<S: Storage, M: StateMachine> Executor<S, M> {
-    /// Opens the ledger of this cluster, and begins it at height 0 when the storage is empty.
-    ///
-    /// Everything found is made durable first: a process that was killed may have left rows that
-    /// are visible and not yet on the disk, and what the tip says must hold after a power loss.
-    ///
-    /// # Errors
-    /// [`OpenError`] when the ledger is another cluster's, too new, or unreadable.
-    pub fn open(
-        storage: Arc<S>,
-        machine: M,
-        genesis: &Genesis,
-        replica: ReplicaId,
-        key: Arc<SecretKey>,
-    ) -> Result<Self, OpenError> {
-        let cluster = genesis.cluster();
-        if begun(&*storage, &cluster)? {
-            storage.sync()?;
-        } else {
-            begin(&*storage, genesis, &cluster)?;
-        }
-        let tip = read(&*storage, Table::Meta, META_TIP)?
-            .ok_or_else(|| ledger::damaged(Table::Meta, META_TIP, "the tip is missing"))?;
-        let diverged = read(&*storage, Table::Meta, META_DIVERGED)?;
-        let epoch = read(&*storage, Table::Meta, META_EPOCH)?;
-        let interrupted = Swap::interrupted(storage.snapshot()?)?;
-        // In the middle of a swap the tables are no state: the registry comes with its end.
-        let registry = match &interrupted {
-            Some(_) => Registry::of_genesis(genesis)?,
-            None => Registry::load(&*storage)?,
-        };
-        let mut executor = Self {
-            machine,
-            limits: genesis.limits.clone(),
-            cluster,
-            reader: LedgerReader::new(storage.clone(), cluster, replica, key),
-            tip,
-            epoch,
-            registry,
-            sessions: SessionTable::default(),
-            trie: TrieLock::default(),
-            diverged,
-            broken: false,
-            storage,
-        };
-        if let Some(swap) = interrupted {
-            executor.swap(swap)?;
-        }
-        if let Some(certificate) = executor.diverged.clone() {
-            // The power may have failed while blocks were set aside.
-            executor.set_aside(&certificate)?;
-        }
-        Ok(executor)
-    }
-
     /// The last executed height.
     #[must_use]
     pub fn height(&self) -> Sequence {
@@ -273,11 +188,15 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         CheckpointJob { pending, lock: self.trie.clone(), state }
     }
 
-    /// The answer to a request that was executed before; see [`LedgerReader::lookup`].
+    /// The answer to a request that was executed before; see [`LedgerReader::lookup`]. A ledger that
+    /// has diverged vouches for nothing.
     ///
     /// # Errors
     /// When the storage fails.
     pub fn lookup(&self, request: &SignedRequest) -> Result<Option<BlockReplies>, StorageError> {
+        if self.diverged.is_some() {
+            return Ok(None);
+        }
         self.reader.lookup(request)
     }
 
@@ -473,94 +392,6 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         }
         Ok(pending)
     }
-
-    /// Stores the certificate of a stable checkpoint, and the end of the epoch that it proves;
-    /// durable when this returns. Only the newest is kept, beside the ends of epochs.
-    ///
-    /// # Errors
-    /// When the storage fails.
-    pub fn stable(&mut self, certificate: &CheckpointCertificate) -> Result<(), StorageError> {
-        let height = certificate.checkpoint.height;
-        let mut write = WriteBatch::default();
-        let (first, end) = (certificate_key(Sequence(0)), certificate_key(Sequence(u64::MAX)));
-        let known = self.storage.scan(Table::Checkpoints, &first, Some(&end), CERTIFICATES_MAX)?;
-        if known.iter().any(|(key, _)| key.as_slice() > &certificate_key(height)[..]) {
-            // A newer one is known. This one may still prove how an epoch ended.
-            self.end_epoch(&mut write, certificate);
-            return self.storage.write(write, Durability::Synced);
-        }
-        // The newest that the ledger has reached stays until the ledger reaches this one.
-        let reached = self.reader.stable(self.tip.height)?.map(|known| known.checkpoint.height);
-        let kept = reached.filter(|_| height > self.tip.height).map(certificate_key);
-        for (key, _) in known {
-            if kept.is_none_or(|kept| kept[..] != key) {
-                write.delete(Table::Checkpoints, key);
-            }
-        }
-        write.put(Table::Checkpoints, certificate_key(height), wire::encode(certificate));
-        self.end_epoch(&mut write, certificate);
-        self.storage.write(write, Durability::Synced)
-    }
-
-    /// Writes how the pending epoch's predecessor ended, if this certificate proves it.
-    fn end_epoch(&mut self, write: &mut WriteBatch, certificate: &CheckpointCertificate) {
-        let proven = |next: &mut NextEpoch| next.header.hash() == certificate.checkpoint.header;
-        let Some(NextEpoch { header, membership, batch }) = self.epoch.take_if(proven) else {
-            return;
-        };
-        let epoch = header.epoch;
-        let end = EpochEnd { header, certificate: certificate.clone(), next: membership, batch };
-        write.put(Table::Checkpoints, epoch_end_key(epoch), wire::encode(&end));
-        write.delete(Table::Meta, META_EPOCH);
-    }
-
-    /// Stores ends of epochs that others have proven to this replica, durably.
-    ///
-    /// # Errors
-    /// When the storage fails.
-    pub fn store_epoch_ends(&mut self, ends: &[EpochEnd]) -> Result<(), StorageError> {
-        let mut write = WriteBatch::default();
-        for end in ends {
-            write.put(Table::Checkpoints, epoch_end_key(end.header.epoch), wire::encode(end));
-        }
-        self.storage.write(write, Durability::Synced)
-    }
-}
-
-/// Whether the storage holds a ledger, and this cluster's.
-fn begun<S: Storage>(storage: &S, cluster: &Digest) -> Result<bool, OpenError> {
-    let Some(found) = read::<u32, S>(storage, Table::Meta, META_FORMAT)? else {
-        return Ok(false);
-    };
-    if found > ledger::FORMAT {
-        return Err(OpenError::NewerFormat { found, supported: ledger::FORMAT });
-    }
-    match read::<Digest, S>(storage, Table::Meta, META_CLUSTER)? {
-        Some(found) if found == *cluster => Ok(true),
-        Some(found) => Err(OpenError::OtherCluster { found, expected: *cluster }),
-        None => Err(ledger::damaged(Table::Meta, META_CLUSTER, "the cluster is missing").into()),
-    }
-}
-
-/// Writes the state that a cluster starts with.
-fn begin<S: Storage>(storage: &S, genesis: &Genesis, cluster: &Digest) -> Result<(), StorageError> {
-    let tip = TipRecord {
-        height: Sequence(0),
-        header: *cluster,
-        timestamp: Timestamp(0),
-        interval: Sequence(1),
-        checkpoint_timestamp: Timestamp(0),
-    };
-    let mut write = WriteBatch::default();
-    write.put(Table::Meta, META_FORMAT, wire::encode(&ledger::FORMAT));
-    write.put(Table::Meta, META_CLUSTER, wire::encode(cluster));
-    write.put(Table::Meta, META_TIP, wire::encode(&tip));
-    let mut overlay = Overlay::default();
-    for (key, value) in Registry::genesis_rows(genesis) {
-        overlay.set(Table::Registry, key, Some(value));
-    }
-    write_state(&mut write, tip.interval, overlay);
-    storage.write(write, Durability::Synced)
 }
 
 /// Adds a block's writes of replicated rows, each with its mark for the next checkpoint.

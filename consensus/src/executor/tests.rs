@@ -1,8 +1,11 @@
 use super::fixture::*;
 use super::*;
 use crate::kv::{Answer, KeyValueStore, OperationResult, Transaction};
+use crate::ledger::META_FORMAT;
+use crate::membership::Genesis;
 use crate::memory_storage::MemoryStorage;
 use crate::message::{Batch, result_leaf};
+use crate::types::ReplicaId;
 use crate::types::{Epoch, SessionId};
 
 fn put(key: &str, value: &str) -> Transaction {
