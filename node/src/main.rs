@@ -6,8 +6,9 @@
 use clap::{Parser, Subcommand};
 use conclave_config::node_config::{LogFormat, NodeHome};
 use conclave_config::{ExitCode, Protocol};
+use conclave_consensus::pbft::{Pbft, PbftConfig};
 use conclave_node::commands::{CommandError, init, keygen, testnet};
-use conclave_node::server::{self, Shutdown};
+use conclave_node::server::{self, EngineStart, Recovered, Recovery, Shutdown};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
@@ -95,13 +96,20 @@ fn start(args: StartArgs) -> Result<(), CommandError> {
     let _entered = span.enter();
     // The one place that chooses the engine.
     match home.protocol {
-        Protocol::Pbft => server::run(home, &shutdown)
-            .map_err(|error| CommandError::new(error.exit_code(), error.to_string())),
-        Protocol::Raft => Err(CommandError::new(
-            ExitCode::InvalidInput,
-            "the genesis asks for raft, which this version does not have; use pbft",
-        )),
+        Protocol::Pbft => {
+            let start = EngineStart { rejoin_marker: Pbft::rejoin_marker, recover: recover_pbft };
+            server::run(home, &shutdown, start)
+                .map_err(|error| CommandError::new(error.exit_code(), error.to_string()))
+        }
+        // Reading the genesis has refused it already.
+        Protocol::Raft => Ok(home.protocol.require_available().map(|_| ())?),
     }
+}
+
+fn recover_pbft(from: Recovery) -> Recovered<Pbft> {
+    let Recovery { id, key, genesis, seed, records, tip, now } = from;
+    let config = PbftConfig { id, key, genesis, seed };
+    Pbft::recover(config, records, tip, now).map_err(|error| error.to_string())
 }
 
 fn log_to_stderr(asked: Option<Format>, home: &NodeHome) {

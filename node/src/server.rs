@@ -25,15 +25,15 @@ use crate::transport::{
 };
 use conclave_config::ExitCode;
 use conclave_config::node_config::NodeHome;
-use conclave_consensus::engine::{Effect, Engine, Input};
+use conclave_consensus::engine::{Effect, Engine, Input, Record, Slot};
 use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::executor::{Executor, OpenError as LedgerError};
 use conclave_consensus::kv::KeyValueStore;
 use conclave_consensus::membership::Genesis;
-use conclave_consensus::pbft::{Pbft, PbftConfig, RecoverError};
+use conclave_consensus::message::LedgerTip;
 use conclave_consensus::replica::Replica;
 use conclave_consensus::storage::StorageError;
-use conclave_consensus::types::ReplicaId;
+use conclave_consensus::types::{ReplicaId, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
 use std::collections::BTreeMap;
@@ -68,8 +68,8 @@ pub enum NodeError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The journal's records cannot be understood.
-    #[error(transparent)]
-    Recover(#[from] RecoverError),
+    #[error("{0}")]
+    Recover(String),
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -145,15 +145,50 @@ impl Shutdown {
     }
 }
 
+/// What an engine starts from.
+pub struct Recovery {
+    /// Which replica it is.
+    pub id: ReplicaId,
+    /// Its private key.
+    pub key: Arc<SecretKey>,
+    /// What all agreed on.
+    pub genesis: Arc<Genesis>,
+    /// For the engine's own randomness.
+    pub seed: u64,
+    /// The journal.
+    pub records: Vec<(Slot, Vec<u8>)>,
+    /// Where the ledger ends.
+    pub tip: LedgerTip,
+    /// Wall time.
+    pub now: Timestamp,
+}
+
+/// An engine and what must be done first, or why it cannot start.
+pub type Recovered<E> = Result<(E, Vec<Effect<<E as Engine>::Message>>), String>;
+
+/// How an engine comes into being. Whoever chooses the engine gives these, so that only the choice
+/// names it.
+#[derive(Clone, Copy)]
+pub struct EngineStart<E: Engine> {
+    /// What is written into the journal that replaces a lost one; the nonce is drawn anew each time.
+    pub rejoin_marker: fn(Digest) -> Record,
+    /// The engine after a start.
+    pub recover: fn(Recovery) -> Recovered<E>,
+}
+
 /// Runs the node of this home until it is asked to stop or cannot go on.
 ///
 /// # Errors
 /// [`NodeError`].
-pub fn run(home: NodeHome, shutdown: &Shutdown) -> Result<(), NodeError> {
+pub fn run<E: Engine + 'static>(
+    home: NodeHome,
+    shutdown: &Shutdown,
+    start: EngineStart<E>,
+) -> Result<(), NodeError> {
     let node = Node::new(home)?;
     let mut rolled_back = None;
     loop {
-        match node.run_once(shutdown, rolled_back.take())? {
+        match node.run_once(shutdown, rolled_back.take(), &start)? {
             Ended::Stopped => return Ok(()),
             Ended::RolledBack(reason) => rolled_back = Some(reason),
             Ended::Storage(reason) => return Err(NodeError::DiskFailed(reason)),
@@ -189,8 +224,8 @@ impl Node {
             key: Arc::new(home.key),
             data: home.config.data.clone(),
             resources: SharedResources::new(
-                home.config.block_cache_mb << 20,
-                home.config.write_buffer_mb << 20,
+                home.config.block_cache_mb,
+                home.config.write_buffer_mb,
             ),
             listen: home.listen_address,
             client_listen: home.client_listen_address,
@@ -221,6 +256,7 @@ impl Node {
         &self,
         recorded: u64,
         rolled_back: Option<String>,
+        rejoin_marker: fn(Digest) -> Record,
     ) -> Result<Journal, NodeError> {
         let path = Kind::Journal.directory(&self.data);
         let reason = match rolled_back {
@@ -236,20 +272,22 @@ impl Node {
             std::fs::remove_dir_all(&path)?;
         }
         let nonce = Digest::from_bytes(rand::random());
-        let marker = Pbft::rejoin_marker(nonce);
+        let marker = rejoin_marker(nonce);
         Journal::create(&path, &self.cluster, &self.resources, recorded + 1, &[marker])
             .map_err(NodeError::Journal)
     }
 
-    fn run_once(
+    fn run_once<E: Engine + 'static>(
         &self,
         shutdown: &Shutdown,
         rolled_back: Option<String>,
+        start: &EngineStart<E>,
     ) -> Result<Ended, NodeError> {
         let failure = Arc::new(Failure::default());
         shutdown.watch(&failure);
         let mut ledger = self.open_ledger()?;
-        let journal = self.open_journal(ledger.recorded_journal_number()?, rolled_back)?;
+        let recorded = ledger.recorded_journal_number()?;
+        let journal = self.open_journal(recorded, rolled_back, start.rejoin_marker)?;
         ledger.record_journal_number(journal.durable_number());
         let ledger = Arc::new(ledger);
         let executor = Executor::open(
@@ -260,13 +298,16 @@ impl Node {
             self.key.clone(),
         )?;
         let records = journal.load().map_err(NodeError::Journal)?;
-        let config = PbftConfig {
+        let recovery = Recovery {
             id: self.id,
             key: self.key.clone(),
             genesis: self.genesis.clone(),
             seed: rand::random(),
+            records,
+            tip: executor.tip()?,
+            now: wall(),
         };
-        let (engine, recovered) = Pbft::recover(config, records, executor.tip()?, wall())?;
+        let (engine, recovered) = (start.recover)(recovery).map_err(NodeError::Recover)?;
         tracing::info!(height = executor.height().0, engine = %engine, "recovered");
         let threads =
             Threads::start(self, engine, recovered, executor, ledger.clone(), journal, &failure)?;
@@ -317,7 +358,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         node: &Node,
         engine: E,
         recovered: Vec<Effect<M>>,
-        mut executor: Executor<RocksStorage, KeyValueStore>,
+        executor: Executor<RocksStorage, KeyValueStore>,
         ledger: Arc<RocksStorage>,
         journal: Journal,
         failure: &Arc<Failure>,
