@@ -1,7 +1,7 @@
 //! What waits for the disk, and what does not: [`Replica`] with an engine that says what it is told.
 
 use conclave_consensus::engine::{
-    Committed, Effect, Engine, EngineStatus, Horizon, Input, Record, Reject, Slot, To,
+    After, Committed, Effect, Engine, EngineStatus, Horizon, Input, Record, Reject, Slot, To,
 };
 use conclave_consensus::membership::Membership;
 use conclave_consensus::message::Batch;
@@ -43,9 +43,11 @@ impl Engine for Puppet {
             .map(|s| match s {
                 Said::Persist(name) => Effect::Persist(record(name, false)),
                 Said::Lazy(name) => Effect::Persist(record(name, true)),
-                Said::Send(name) => {
-                    Effect::Send { to: To::Others, message: Script(vec![Said::Send(name)]) }
-                }
+                Said::Send(name) => Effect::Send {
+                    to: To::Others,
+                    message: Script(vec![Said::Send(name)]),
+                    after: After::All,
+                },
                 Said::Commit(n) => Effect::Commit(Committed {
                     sequence: Sequence(n),
                     epoch: Epoch(0),
@@ -102,6 +104,8 @@ impl Engine for Puppet {
             low: Sequence(0),
             high: Sequence(0),
             phases: Arc::default(),
+            delivered: Sequence(0),
+            earlier: Arc::default(),
             limits: Arc::default(),
         }
     }
@@ -118,13 +122,16 @@ fn say(said: Vec<Said>) -> Input<Script> {
 fn names(effects: &[Effect<Script>]) -> Vec<String> {
     effects
         .iter()
-        .map(|effect| match effect {
-            Effect::Send { message: Script(said), .. } => match said[0] {
-                Said::Send(name) => format!("send {name}"),
-                _ => "?".into(),
-            },
-            Effect::Commit(committed) => format!("commit {}", committed.sequence),
-            _ => "?".into(),
+        .map(|effect| {
+            if let Effect::Send { message: Script(said), .. } = effect
+                && let [Said::Send(name), ..] = said.as_slice()
+            {
+                format!("send {name}")
+            } else if let Effect::Commit(committed) = effect {
+                format!("commit {}", committed.sequence)
+            } else {
+                format!("not expected: {effect:?}")
+            }
         })
         .collect()
 }
