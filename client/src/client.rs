@@ -6,9 +6,10 @@ use conclave_consensus::client_session::Proof;
 use conclave_consensus::client_wire::{NodeStatus, Outcome};
 use conclave_consensus::epoch_chain::EpochLink;
 use conclave_consensus::kv::{
-    Answer, Compare, KeyValue, Operation, OperationResult, Relation, Target, Transaction,
+    Answer, KeyValue, Operation, OperationResult, Transaction, prefix_end,
 };
 use conclave_consensus::membership::{ClientEntry, Genesis, Member};
+use conclave_consensus::receipt::Receipt;
 use conclave_consensus::types::{Sequence, Timestamp};
 use conclave_consensus::wire;
 use conclave_crypto::digest::Digest;
@@ -18,7 +19,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Command, Driver, Proven, Transact};
 use crate::error::ClientError;
-use crate::script::prefix_end;
 
 /// Commands queued for the task that serves this client; more callers wait in line.
 const COMMANDS_MAX: usize = 1024;
@@ -55,11 +55,12 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// What proves request and result to a third party that has the genesis file.
+    /// What proves request and result to a third party that has the genesis file, as the text of a
+    /// receipt file.
     #[must_use]
     pub fn receipt(&self) -> Option<Vec<u8>> {
-        let _ = &self.proof;
-        None
+        let (proof, links) = self.proof.as_deref()?;
+        Some(Receipt::new(proof, links).to_json().into_bytes())
     }
 
     /// An answer that nobody vouches for, for tests of what is built on answers.
@@ -197,8 +198,7 @@ impl Client {
     /// # Errors
     /// As [`Self::transact`].
     pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<(u64, Committed), ClientError> {
-        let put = Operation::Put { key: key.to_vec(), value: value.to_vec() };
-        let committed = self.transact(&only(put)).await?;
+        let committed = self.transact(&Transaction::put(key, value)).await?;
         match committed.results.as_slice() {
             [OperationResult::Put { version }] => Ok((*version, committed)),
             other => Err(unexpected(other)),
@@ -210,7 +210,7 @@ impl Client {
     /// # Errors
     /// As [`Self::transact`].
     pub async fn get(&self, key: &[u8]) -> Result<(Option<KeyValue>, Committed), ClientError> {
-        let mut committed = self.transact(&only(Operation::Get { key: key.to_vec() })).await?;
+        let mut committed = self.transact(&Transaction::get(key)).await?;
         match committed.results.pop() {
             Some(OperationResult::Get(found)) => Ok((found, committed)),
             other => Err(unexpected(other.as_slice())),
@@ -222,7 +222,7 @@ impl Client {
     /// # Errors
     /// As [`Self::transact`].
     pub async fn delete(&self, key: &[u8]) -> Result<(bool, Committed), ClientError> {
-        let committed = self.transact(&only(Operation::Delete { key: key.to_vec() })).await?;
+        let committed = self.transact(&Transaction::delete(key)).await?;
         match committed.results.as_slice() {
             [OperationResult::Delete { deleted }] => Ok((*deleted, committed)),
             other => Err(unexpected(other)),
@@ -239,15 +239,8 @@ impl Client {
         expected: Option<&[u8]>,
         value: &[u8],
     ) -> Result<(Swapped, Committed), ClientError> {
-        let target = match expected {
-            Some(value) => Target::Value(value.to_vec()),
-            None => Target::CreateRevision(0),
-        };
-        let transaction = Transaction {
-            compares: vec![Compare { key: key.to_vec(), relation: Relation::Equal, target }],
-            then: vec![Operation::Put { key: key.to_vec(), value: value.to_vec() }],
-            otherwise: vec![Operation::Get { key: key.to_vec() }],
-        };
+        let expected = expected.map(<[u8]>::to_vec);
+        let transaction = Transaction::compare_and_swap(key, expected, value);
         let mut committed = self.transact(&transaction).await?;
         match committed.results.pop() {
             Some(OperationResult::Put { .. }) => Ok((Swapped::Yes, committed)),
@@ -269,7 +262,7 @@ impl Client {
     ) -> Result<(Vec<KeyValue>, bool, Committed), ClientError> {
         let to = to.map(|to| serde_bytes::ByteBuf::from(to.to_vec()));
         let range = Operation::Range { from: from.to_vec(), to, limit };
-        let mut committed = self.transact(&only(range)).await?;
+        let mut committed = self.transact(&Transaction::of(range)).await?;
         match committed.results.pop() {
             Some(OperationResult::Range { entries, more }) => Ok((entries, more, committed)),
             other => Err(unexpected(other.as_slice())),
@@ -312,10 +305,6 @@ impl Client {
             let _ = closed.await;
         }
     }
-}
-
-fn only(operation: Operation) -> Transaction {
-    Transaction { then: vec![operation], ..Transaction::default() }
 }
 
 fn writes(operations: &[Operation]) -> bool {

@@ -10,7 +10,7 @@
 //!
 //! Words may stand in double quotes with the escapes of a C string, or in single quotes as they are.
 
-use conclave_consensus::kv::{Compare, Operation, Relation, Target, Transaction};
+use conclave_consensus::kv::{Compare, Operation, Relation, Target, Transaction, prefix_end};
 
 /// A line of a script that cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,15 +41,6 @@ pub fn parse(script: &str) -> Result<Transaction, ScriptError> {
         }
     }
     Ok(transaction)
-}
-
-/// The end of the range of all keys with this prefix; `None` when no key follows them.
-#[must_use]
-pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
 }
 
 fn compare(text: &str) -> Result<Compare, String> {
@@ -281,13 +272,5 @@ mod tests {
             assert_eq!(error.line, line, "{script:?}: {error}");
             assert!(error.reason.contains(reason), "{script:?}: {error}");
         }
-    }
-
-    #[test]
-    fn the_end_of_a_prefix_skips_bytes_that_cannot_grow() {
-        assert_eq!(prefix_end(b"a"), Some(b"b".to_vec()));
-        assert_eq!(prefix_end(&[b'a', 0xff]), Some(b"b".to_vec()));
-        assert_eq!(prefix_end(&[0xff]), None);
-        assert_eq!(prefix_end(b""), None);
     }
 }

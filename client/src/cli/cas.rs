@@ -14,9 +14,10 @@ use crate::text::insert_bytes;
 pub(super) struct Cas {
     /// Which key
     key: String,
-    /// What it must hold, then what it is to hold; with --absent only the latter
-    #[arg(required = true, num_args = 1..=2, value_names = ["EXPECTED", "NEW"], allow_hyphen_values = true)]
-    values: Vec<String>,
+    /// What it must hold; with --absent, what it is to hold
+    expected: String,
+    /// What it is to hold
+    new: Option<String>,
     /// The key must not be there
     #[arg(long)]
     absent: bool,
@@ -26,9 +27,9 @@ pub(super) struct Cas {
 
 impl Cas {
     pub(super) async fn run(self, common: &Common) -> Result<ExitCode, Failure> {
-        let (expected, new) = match (self.absent, self.values.as_slice()) {
-            (true, [new]) => (None, new),
-            (false, [expected, new]) => (Some(expected.as_bytes()), new),
+        let (expected, new) = match (self.absent, &self.new) {
+            (true, None) => (None, &self.expected),
+            (false, Some(new)) => (Some(self.expected.as_bytes()), new),
             _ => {
                 return Err(Failure::new(
                     ExitCode::Usage,

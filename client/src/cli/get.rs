@@ -2,14 +2,13 @@
 
 use clap::Args;
 use conclave_config::ExitCode;
-use conclave_consensus::kv::KeyValue;
+use conclave_consensus::kv::{KeyValue, prefix_end};
 use serde_json::{Map, Value};
 
 use super::common::{Common, ENTRY_HEADER, ReceiptTo, absent_json, closing, entry_json, entry_row};
 use super::output::{Failure, Format, Table, print, print_json};
 use crate::client::{Client, Committed};
 use crate::error::ClientError;
-use crate::script::prefix_end;
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]

@@ -14,7 +14,6 @@ pub(super) struct Put {
     /// Which key
     key: String,
     /// Its new value; read from stdin when left out
-    #[arg(allow_hyphen_values = true)]
     value: Option<String>,
     #[command(flatten)]
     receipt: ReceiptTo,

@@ -92,7 +92,7 @@ fn append_lines(text: &mut Vec<u8>, result: &OperationResult) {
     }
 }
 
-fn describe(operation: &Operation) -> String {
+pub(super) fn describe(operation: &Operation) -> String {
     let (verb, key) = match operation {
         Operation::Put { key, .. } => ("put", key),
         Operation::Get { key } => ("get", key),
@@ -102,7 +102,7 @@ fn describe(operation: &Operation) -> String {
     format!("{verb} {}", String::from_utf8_lossy(key))
 }
 
-fn result_json(operation: &Operation, result: &OperationResult) -> Value {
+pub(super) fn result_json(operation: &Operation, result: &OperationResult) -> Value {
     let key = match operation {
         Operation::Put { key, .. } | Operation::Get { key } | Operation::Delete { key } => key,
         Operation::Range { from, .. } => from,
