@@ -5,11 +5,13 @@ pub mod bench;
 mod cas;
 mod common;
 mod delete;
+mod demo;
 mod get;
 pub mod import;
 mod members;
 pub mod output;
 mod put;
+mod receipt;
 mod status;
 mod txn;
 
@@ -50,8 +52,12 @@ enum Command {
     Status(status::Status),
     /// The replicas by the genesis: organization, addresses, key
     Members(members::Members),
+    /// Checks a receipt offline
+    Receipt(receipt::ReceiptCommand),
     /// Measures the cluster under load
     Bench(bench::Bench),
+    /// Four organizations, one ledger, and every fault it survives
+    Demo(demo::Demo),
 }
 
 /// Runs the command line and answers how the process is to end.
@@ -90,7 +96,9 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Import(command) => common.block_on(command.run(common)),
         Command::Status(command) => common.block_on(command.run(common)),
         Command::Members(command) => command.run(common),
+        Command::Receipt(command) => command.run(common),
         Command::Bench(command) => common.block_on(command.run(common)),
+        Command::Demo(command) => common.block_on(command.run()),
     }
 }
 
@@ -123,6 +131,7 @@ mod tests {
             "conclave put",
             "conclave put k v -w yaml",
             "conclave get k --timeout soon",
+            "conclave receipt verify",
             "conclave bench --clients 0",
             "conclave bench --rate 0",
             "conclave bench --rate -5",
@@ -137,6 +146,10 @@ mod tests {
     #[test]
     fn a_home_that_is_none_is_reported_with_its_code() {
         assert_eq!(exit_code("conclave --home /nonexistent get k"), ExitCode::Io);
+        assert_eq!(
+            exit_code("conclave receipt verify /nonexistent --genesis /nonexistent"),
+            ExitCode::Io
+        );
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) struct Bench {
     #[arg(long, value_parser = parse_rate, value_name = "R")]
     rate: Option<f64>,
     /// Puts in each transaction, under one signature
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     ops_per_transaction: u32,
     /// Mixed operations on shared keys, recorded as JSON lines
     #[arg(long, value_name = "FILE", conflicts_with = "ops_per_transaction")]

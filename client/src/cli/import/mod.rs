@@ -67,8 +67,7 @@ pub(super) struct Import {
 
 impl Import {
     /// An import as other commands start one.
-    #[cfg(test)]
-    pub(super) fn of(file: PathBuf, key: &str) -> Self {
+    pub(in crate::cli) fn of(file: PathBuf, key: &str) -> Self {
         Self {
             file,
             resume: false,
@@ -106,7 +105,7 @@ impl Import {
     }
 
     /// Imports the file; answers how many of its records were there before, and what was done.
-    pub(super) async fn import(&self, client: &Client) -> Result<(u64, Imported), Failure> {
+    pub(in crate::cli) async fn import(&self, client: &Client) -> Result<(u64, Imported), Failure> {
         let file =
             File::open(&self.file).map_err(|error| Failure::file("read", &self.file, &error))?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
