@@ -13,7 +13,7 @@ use crate::runtime::background::Job;
 use crate::transport::{Class, PeerMeshHandle};
 use bytes::Bytes;
 use conclave_consensus::engine::{Effect, Engine, EngineStatus, Evidence, Input, To};
-use conclave_consensus::message::SignedRequest;
+use conclave_consensus::message::{EpochEnd, SignedRequest};
 use conclave_consensus::replica::{Replica, Step};
 use conclave_consensus::types::Timestamp;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,6 +144,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             Effect::Stable(certificate) => self.execute(Task::Stable(Box::new(certificate))),
             Effect::EpochEnded(end) => self.execute(Task::EpochEnds(vec![(*end).clone()])),
             Effect::Install(target) => self.execute(Task::Fetch(Box::new(target))),
+            Effect::EpochEnded(end) => self.execute(Task::EpochEnds(vec![EpochEnd::clone(&end)])),
             Effect::Supply { to, after } => {
                 // One peer asks for one run at a time; a full queue only means it asks again.
                 let _ = self.background.push(Source::Peer(to.0), 1, Job::Supply { to, after });
