@@ -10,20 +10,29 @@
 mod common;
 
 use common::Network;
+use common::network::limits;
+use conclave_consensus::engine::Engine;
+use conclave_consensus::membership::Limits;
 use rand::RngExt;
 
 /// What happens in one run.
 fn run(seed: u64, n: u16) {
-    let mut network = Network::new(n, seed);
+    let limits = Limits { rejoin_interval_ms: 500, ..limits() };
+    let mut network = Network::with_limits(n, seed, limits);
+    for id in 0..n {
+        let skew = network.rng.random_range(-300..300);
+        network.skew_ms.insert(id, skew);
+    }
+    let mut lost = None;
     network.wires.loss = network.rng.random_range(0..60);
     network.wires.duplicate = network.rng.random_range(0..30);
     network.wires.delay_ms = (1, network.rng.random_range(2..40));
     network.wires.sync_ms = (1, network.rng.random_range(1..15));
     let mut number = 0;
     let mut asked = 0;
-    for _ in 0..network.rng.random_range(20..60) {
+    for _ in 0..network.rng.random_range(10..40) {
         let time = network.rng.random_range(5..250);
-        for _ in 0..network.rng.random_range(0..6) {
+        for _ in 0..network.rng.random_range(0..4) {
             number += 1;
             let client = network.rng.random_range(0..4);
             let up = network.up();
@@ -38,7 +47,7 @@ fn run(seed: u64, n: u16) {
                 network.ask(id, client, number);
             }
         }
-        trouble(&mut network, n);
+        trouble(&mut network, n, &mut lost);
         network.run_ms(time);
     }
     network.wires.cut.clear();
@@ -58,6 +67,9 @@ fn run(seed: u64, n: u16) {
     network.run_until("every request is executed everywhere", |network| {
         (0..n).all(|id| network.node(id).requests_executed() == all)
     });
+    network.run_until("every replica votes", |network| {
+        (0..n).all(|id| network.engine(id).status().normal)
+    });
     network.check_agreement();
     for id in 0..n {
         let node = network.node(id);
@@ -68,7 +80,15 @@ fn run(seed: u64, n: u16) {
     }
 }
 
-fn trouble(network: &mut Network, n: u16) {
+/// One step of trouble. `lost` is the replica whose disk was lost and that has not rejoined: more
+/// than f of them need the operators, so there is one at a time.
+fn trouble(network: &mut Network, n: u16, lost: &mut Option<u16>) {
+    if let Some(id) = *lost
+        && network.up().contains(&id)
+        && network.engine(id).status().role != "rejoining"
+    {
+        *lost = None;
+    }
     let id = network.rng.random_range(0..n);
     let up = network.up().contains(&id);
     match network.rng.random_range(0..12) {
@@ -88,6 +108,14 @@ fn trouble(network: &mut Network, n: u16) {
             network.wires.cut.insert((id, peer));
         }
         8 | 9 => network.wires.cut.clear(),
+        10 if lost.is_none() => {
+            if up {
+                network.kill(id);
+            }
+            let nonce = network.rng.random_range(0..u64::MAX);
+            network.wipe(id, nonce);
+            *lost = Some(id);
+        }
         _ => {}
     }
 }

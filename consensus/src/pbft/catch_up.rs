@@ -426,8 +426,8 @@ impl Pbft {
         self.fetching.peers.entry(from).or_default().busy_since_ms = None;
         let wanted = self.log.get_mut(&sequence).filter(|it| it.wanted == Some(batch.digest()));
         let Some(instance) = wanted else { return self.reject(from, Reject::Known) };
+        instance.kept = instance.wanted.take();
         instance.keep(batch);
-        instance.wanted = None;
         self.fetching.wants.remove(&sequence);
         self.advance(sequence);
         self.deliver();

@@ -28,9 +28,11 @@ pub(super) struct Instance {
     pub(super) journaled: Option<Digest>,
     /// The proof of what this slot decided.
     pub(super) decided: Option<Arc<CommitCertificate>>,
+    /// Voted for in the view before, or fetched for a NEW-VIEW: others may need its body yet.
+    pub(super) kept: Option<Digest>,
     /// The batch that is being fetched.
     pub(super) wanted: Option<Digest>,
-    /// Bodies in use: of the proposal, the certificate and the decision; at most two differ.
+    /// Bodies in use: of the proposal, the certificate, the decision, and the one kept.
     bodies: Vec<Arc<Batch>>,
 }
 
@@ -59,20 +61,16 @@ impl Instance {
 
     /// Keeps a body, and drops those that nothing names any more.
     pub(super) fn keep(&mut self, batch: Arc<Batch>) {
+        self.drop_unnamed();
         if self.body(&batch.digest()).is_none() {
             self.bodies.push(batch);
         }
-        let named = [
-            self.proposed(),
-            self.decision(),
-            self.prepared.as_ref().map(|certificate| certificate.statement.digest),
-        ];
-        let last = self.bodies.len() - 1;
-        let mut index = 0;
-        self.bodies.retain(|body| {
-            index += 1;
-            index > last || named.contains(&Some(body.digest()))
-        });
+    }
+
+    fn drop_unnamed(&mut self) {
+        let prepared = self.prepared.as_ref().map(|certificate| certificate.statement.digest);
+        let named = [self.proposed(), self.decision(), prepared, self.kept];
+        self.bodies.retain(|body| named.contains(&Some(body.digest())));
     }
 
     /// Drops all bodies.
@@ -80,9 +78,9 @@ impl Instance {
         self.bodies.clear();
     }
 
-    /// All bodies in memory.
-    pub(super) fn bodies(&self) -> impl Iterator<Item = &Arc<Batch>> {
-        self.bodies.iter()
+    /// The body of what the current view's primary proposed.
+    pub(super) fn proposed_body(&self) -> Option<&Arc<Batch>> {
+        self.proposed().and_then(|digest| self.body(&digest))
     }
 
     /// Whether it prepared in this view.
@@ -92,9 +90,11 @@ impl Instance {
 
     /// Votes never cross views (OSDI'99 §4.4); certificates do.
     pub(super) fn enter_view(&mut self) {
+        self.kept = self.proposed().or(self.kept);
         self.proposal = None;
         self.prepares.clear();
         self.commits.clear();
+        self.drop_unnamed();
     }
 
     /// What further votes of the current view can change.

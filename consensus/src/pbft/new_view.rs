@@ -330,7 +330,7 @@ impl Pbft {
             .log
             .values()
             .filter(|instance| instance.decided.is_none())
-            .filter_map(|it| it.proposed().and_then(|digest| it.body(&digest)).cloned())
+            .filter_map(|it| it.proposed_body().cloned())
             .collect();
         for batch in undecided {
             for request in &batch.requests {

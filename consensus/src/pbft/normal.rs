@@ -114,7 +114,7 @@ impl Pbft {
     fn change_in_flight(&self) -> bool {
         self.log
             .range(self.agreed.next()..)
-            .any(|(_, instance)| instance.bodies().any(|batch| batch.change.is_some()))
+            .any(|(_, it)| it.proposed_body().is_some_and(|batch| batch.change.is_some()))
     }
 
     fn next_batch(&mut self) -> Option<Arc<Batch>> {

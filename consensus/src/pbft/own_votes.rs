@@ -257,6 +257,7 @@ impl Pbft {
             self.advance(sequence);
         }
         self.vouch();
+        self.join_view_change();
         self.start_timer();
         self.try_new_view();
         self.report();

@@ -110,7 +110,7 @@ impl Pbft {
 
     /// OSDI'99 §4.5.2: f+1 VIEW-CHANGEs above the own view; the smallest such view is joined. f
     /// replicas alone move nobody.
-    fn join_view_change(&mut self) {
+    pub(super) fn join_view_change(&mut self) {
         let id = self.id();
         let above: Vec<View> = self
             .changes

@@ -556,7 +556,19 @@ impl Network {
     pub fn describe(&self) -> String {
         self.nodes
             .values()
-            .map(|node| format!("{} rejects {:?}\n", node.replica.engine(), node.rejects))
+            .map(|node| {
+                let status = node.replica.engine().status();
+                let role = if status.normal { "votes" } else { "silent" };
+                format!(
+                    "{} {} {role} pending={} rejects {:?} halted {:?} rolled back {:?}\n",
+                    node.replica.engine(),
+                    status.role,
+                    status.pending,
+                    node.rejects,
+                    node.halted,
+                    node.rolled_back,
+                )
+            })
             .collect()
     }
 
