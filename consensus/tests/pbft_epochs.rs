@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::Network;
+use common::network::Network;
 use conclave_consensus::engine::Engine;
 use conclave_consensus::message::Change;
 use conclave_consensus::pbft::message::Message;

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::Network;
+use common::network::Network;
 
 #[test]
 fn four_replicas_decide_what_clients_ask_in_one_order() {

@@ -9,8 +9,7 @@
 
 mod common;
 
-use common::Network;
-use common::network::limits;
+use common::network::{Network, limits};
 use conclave_consensus::engine::Engine;
 use conclave_consensus::membership::Limits;
 use rand::RngExt;

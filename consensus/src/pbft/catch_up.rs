@@ -41,13 +41,14 @@ const SUPPLY_MS: u64 = 20;
 #[derive(Default)]
 struct Peer {
     report: Option<Report>,
+    reported_ms: u64,
     /// A fetch of one body is under way with this peer since then.
     busy_since_ms: Option<u64>,
     /// Messages of later views.
     future: VecDeque<Message>,
     future_bytes: usize,
-    /// Bytes it may still be served now.
-    budget: usize,
+    /// Bytes it was served lately; a second's worth is forgotten each second.
+    served: usize,
     /// It asked for decided batches above this.
     owed: Option<Sequence>,
     supplied_ms: Option<u64>,
@@ -79,11 +80,11 @@ pub(super) struct Fetching {
 impl Fetching {
     /// Takes from what a peer may be served.
     pub(super) fn may_serve(&mut self, peer: ReplicaId, bytes: usize) -> bool {
-        let budget = &mut self.peers.entry(peer).or_default().budget;
-        if *budget < bytes {
+        let served = &mut self.peers.entry(peer).or_default().served;
+        if *served + bytes > SERVED_PER_SECOND {
             return false;
         }
-        *budget -= bytes;
+        *served += bytes;
         true
     }
 
@@ -206,6 +207,7 @@ impl Pbft {
     pub(super) fn on_connected(&mut self, peer: ReplicaId) {
         if let Some(peer) = self.fetching.peers.get_mut(&peer) {
             peer.busy_since_ms = None;
+            peer.report = None;
         }
         let report = self.own_report();
         self.send_after(To::One(peer), Message::Status(report), 0);
@@ -229,10 +231,9 @@ impl Pbft {
         if self.fetching.reported_ms.is_none_or(|last| self.now_ms >= last + pause) {
             self.report();
         }
-        let refill = SERVED_PER_SECOND / 1_000 * usize::try_from(step_ms).unwrap_or(1_000);
-        for id in self.membership.ids() {
-            let peer = self.fetching.peers.entry(id).or_default();
-            peer.budget = (peer.budget + refill).min(SERVED_PER_SECOND);
+        let forgotten = SERVED_PER_SECOND / 1_000 * usize::try_from(step_ms).unwrap_or(1_000);
+        for peer in self.fetching.peers.values_mut() {
+            peer.served = peer.served.saturating_sub(forgotten);
         }
         self.supply();
         self.fetch_bodies();
@@ -240,9 +241,10 @@ impl Pbft {
     }
 
     pub(super) fn on_status(&mut self, from: ReplicaId, report: Report) {
-        let epoch = self.epoch();
+        let (epoch, now) = (self.epoch(), self.now_ms);
         let peer = self.fetching.peers.entry(from).or_default();
         let before = peer.report.replace(report.clone());
+        let lately = now < std::mem::replace(&mut peer.reported_ms, now) + STATUS_MS / 5;
         if report.epoch < epoch {
             return self.send_epoch_end(from, report.epoch);
         }
@@ -262,7 +264,7 @@ impl Pbft {
             self.send(to, Message::Stable(stable));
         }
         let stuck = before.is_none_or(|before| {
-            before.decided == report.decided && before.stable == report.stable
+            !lately && before.decided == report.decided && before.stable == report.stable
         });
         if stuck && self.can_sign() {
             for message in self.own_checkpoints() {

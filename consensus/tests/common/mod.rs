@@ -5,8 +5,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the harness")]
 
+pub mod forge;
 pub mod ledger;
 pub mod network;
+pub mod script;
 
 pub use ledger::Ledger;
-pub use network::Network;

@@ -389,6 +389,28 @@ impl Network {
         }
     }
 
+    /// A traitor that holds this replica's key sends something. Kill the replica first.
+    pub fn send(&mut self, from: u16, to: u16, message: &Message) {
+        self.frame(from, to, Arc::new(Pbft::encode(message)));
+    }
+
+    pub fn send_all(&mut self, from: u16, message: &Message) {
+        for to in self.up() {
+            self.send(from, to, message);
+        }
+    }
+
+    pub fn forge(&self) -> super::forge::Forge {
+        super::forge::Forge { cluster: self.cluster() }
+    }
+
+    /// A batch of one request.
+    pub fn batch(&self, client: u64, number: u64) -> Arc<conclave_consensus::message::Batch> {
+        let request = request(&self.cluster(), client, number);
+        let wall = self.wall(0);
+        Arc::new(conclave_consensus::message::Batch::new(wall, false, None, vec![request]))
+    }
+
     /// Puts a frame on a wire, as an attacker may too.
     pub fn frame(&mut self, from: u16, to: u16, bytes: Arc<Vec<u8>>) {
         self.sent += 1;
