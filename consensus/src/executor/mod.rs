@@ -16,6 +16,8 @@ mod crash_tests;
 mod epoch_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod install_tests;
 mod open;
 mod replace;
 mod stable;

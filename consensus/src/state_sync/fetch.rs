@@ -20,7 +20,7 @@ const FLIGHTS_MAX: usize = 8;
 const ANSWER_MS: u64 = 3_000;
 
 /// Nodes looked at without waiting for anybody, per call: what bounds one call's time.
-const LOCAL_NODES_MAX: usize = 1024;
+const LOCAL_NODES_MAX: usize = 4096;
 
 /// What a peer sent that no correct one sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -41,7 +41,7 @@ mod update;
 
 pub use node::{Child, Inner, Leaf, Node, NodeError, PAGE_LEAVES_MAX, Position};
 pub use proof::{ProofError, TrieProof, prove};
-pub use rebuild::{first_difference, root_of_tables};
+pub use rebuild::{differences, first_difference, root_of_tables};
 pub use update::update;
 
 use crate::storage::{Snapshot, StorageError, Table};

@@ -2,7 +2,7 @@
 
 use super::node::{nibble_of, page_summary};
 use super::{Child, Inner, PAGE_LEAVES_MAX, leaf_digest, path, root_digest, value_digest};
-use super::{Node, Position, load};
+use super::{DirtyLeaf, Node, Position, load, replicated};
 use crate::storage::{Snapshot, StorageError, Table};
 use conclave_crypto::digest::Digest;
 
@@ -48,6 +48,44 @@ pub fn first_difference(reader: &dyn Snapshot) -> Result<Option<(Table, Vec<u8>)
         }
     }
     Ok(found)
+}
+
+/// All rows that the stored trie has otherwise than the tables, as changes that make it equal to
+/// them: what is left to believe of a state that was proven wrong. Reads every row and every node.
+///
+/// Memory: about 150 bytes for each difference.
+///
+/// # Errors
+/// When the storage fails.
+pub fn differences(reader: &dyn Snapshot) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
+    let mut changes = Vec::new();
+    for table in Table::REPLICATED {
+        each_row(reader, table, |key, value| {
+            let digest = leaf_digest(table as u8, key, &value_digest(value));
+            let path = path(table, key);
+            if stored_digest(reader, &path)? != Some(digest) {
+                changes.push((path, DirtyLeaf::new(table, key, Some(value))));
+            }
+            Ok(true)
+        })?;
+    }
+    each_row(reader, Table::Trie, |key, bytes| {
+        let node = Node::decode(bytes).map_err(|error| StorageError {
+            operation: "read of the state trie",
+            location: format!("node {key:02x?}"),
+            reason: error.to_string(),
+        })?;
+        let Node::Page(leaves) = node else { return Ok(true) };
+        for leaf in leaves {
+            if let Some(table) = replicated(leaf.table)
+                && reader.get(table, &leaf.key)?.is_none()
+            {
+                changes.push((leaf.path, DirtyLeaf::new(table, &leaf.key, None)));
+            }
+        }
+        Ok(true)
+    })?;
+    Ok(changes)
 }
 
 /// The leaf digest that the stored trie has at a path.
