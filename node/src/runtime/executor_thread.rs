@@ -169,8 +169,12 @@ impl<M: Send + 'static> ExecutorThread<M> {
         Ok(())
     }
 
-    /// One frame to each connection that waits for an answer of this block.
+    /// One frame to each connection that waits for an answer of this block. A replica that lost its
+    /// votes vouches for nothing until it has rejoined.
     fn answer(&self, executed: &Executed) {
+        if self.shared.rejoining() {
+            return;
+        }
         for (connection, positions) in self.routes.wanted(executed.keys.iter()) {
             for replies in executed.replies(&positions) {
                 self.reply(connection, replies);
@@ -188,7 +192,9 @@ impl<M: Send + 'static> ExecutorThread<M> {
         connection: ConnectionId,
         request: SignedRequest,
     ) -> Result<(), StorageError> {
-        match self.executor.lookup(&request)? {
+        let recorded =
+            if self.shared.rejoining() { None } else { self.executor.lookup(&request)? };
+        match recorded {
             Some(replies) => self.reply(connection, replies),
             None => {
                 // A full queue is the client's to notice: it sends again.

@@ -132,6 +132,12 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether this replica lost its votes and may sign nothing but its Rejoin.
+    #[must_use]
+    pub fn rejoining(&self) -> bool {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).role == "rejoining"
+    }
+
     /// Why this node is not ready, in words; `None` when it is.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
