@@ -153,6 +153,7 @@ impl Network {
                 Effect::Persist(_)
                 | Effect::ReadReady { .. }
                 | Effect::Stable(_)
+                | Effect::EpochEnded(_)
                 | Effect::Install(_)
                 | Effect::Supply { .. }
                 | Effect::Diverged(_)

@@ -118,7 +118,11 @@ impl NodeError {
 fn open_code(error: &OpenError) -> ExitCode {
     match error {
         OpenError::OtherCluster { .. } | OpenError::NewerFormat { .. } => ExitCode::InvalidInput,
-        _ => ExitCode::Io,
+        OpenError::Missing { .. }
+        | OpenError::Exists { .. }
+        | OpenError::Corrupt { .. }
+        | OpenError::Locked { .. }
+        | OpenError::Io { .. } => ExitCode::Io,
     }
 }
 

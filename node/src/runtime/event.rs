@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// One event of the replica thread.
 #[derive(Debug)]
-pub enum Event<M> {
+pub(crate) enum Event<M> {
     /// A decoded message of a peer.
     Input(Input<M>),
     /// A verified request of a client.

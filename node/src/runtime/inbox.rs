@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Who put an item into the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub(crate) enum Source {
     /// This process; never refused.
     Internal,
     /// A peer, by id.
@@ -21,7 +21,7 @@ pub enum Source {
 
 /// What one source may have in the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Quota {
+pub(crate) struct Quota {
     /// Items.
     pub items: usize,
     /// Bytes, as the producer counts them.
@@ -42,7 +42,7 @@ struct State<T> {
 }
 
 /// The queue; shared by reference.
-pub struct Inbox<T> {
+pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
     ready: Condvar,
     quota: Quota,
@@ -51,7 +51,7 @@ pub struct Inbox<T> {
 impl<T> Inbox<T> {
     /// An empty queue with this quota for each source but [`Source::Internal`].
     #[must_use]
-    pub fn new(quota: Quota) -> Self {
+    pub(crate) fn new(quota: Quota) -> Self {
         Self {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
@@ -73,7 +73,7 @@ impl<T> Inbox<T> {
     ///
     /// # Errors
     /// The item itself.
-    pub fn push(&self, source: Source, bytes: usize, item: T) -> Result<(), T> {
+    pub(crate) fn push(&self, source: Source, bytes: usize, item: T) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed {
             return Err(item);
@@ -95,20 +95,14 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// How many items wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.lock().queue.len()
-    }
-
     /// Whether nothing waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().queue.is_empty()
     }
 
     /// Refuses all further items; what is queued can still be taken.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         state.sleeping = false;
@@ -118,7 +112,7 @@ impl<T> Inbox<T> {
 
     /// Moves what waits, at most `most` items, into `into`; sleeps up to `patience` for the first.
     /// False when the queue is closed and empty.
-    pub fn drain(&self, patience: Duration, most: usize, into: &mut Vec<T>) -> bool {
+    pub(crate) fn drain(&self, patience: Duration, most: usize, into: &mut Vec<T>) -> bool {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while state.queue.is_empty() && !state.closed {

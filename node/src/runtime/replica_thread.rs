@@ -142,7 +142,6 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             Effect::Commit(committed) => self.execute(Task::Commit(Box::new(committed))),
             Effect::ReadReady { .. } => {}
             Effect::Stable(certificate) => self.execute(Task::Stable(Box::new(certificate))),
-            Effect::EpochEnded(end) => self.execute(Task::EpochEnds(vec![(*end).clone()])),
             Effect::Install(target) => self.execute(Task::Fetch(Box::new(target))),
             Effect::EpochEnded(end) => self.execute(Task::EpochEnds(vec![EpochEnd::clone(&end)])),
             Effect::Supply { to, after } => {

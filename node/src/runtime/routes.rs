@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Names one connection of a client for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
+pub(crate) struct ConnectionId(pub u64);
 
 /// Sessions that one connection may attach to; the oldest is forgotten beyond that.
 const SESSIONS_PER_CONNECTION_MAX: usize = 64;
@@ -24,7 +24,7 @@ struct Table {
 
 /// The table; shared by the client endpoint and the executor thread.
 #[derive(Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     table: Mutex<Table>,
 }
 
@@ -34,14 +34,14 @@ impl Routes {
     }
 
     /// A connection of this client is up.
-    pub fn up(&self, connection: ConnectionId, client: ClientId) {
+    pub(crate) fn up(&self, connection: ConnectionId, client: ClientId) {
         let mut table = self.lock();
         table.connections.insert(connection, (client, Vec::new()));
         table.clients.entry(client).or_default().insert(connection);
     }
 
     /// A connection is gone.
-    pub fn down(&self, connection: ConnectionId) {
+    pub(crate) fn down(&self, connection: ConnectionId) {
         let table = &mut *self.lock();
         let Some((client, sessions)) = table.connections.remove(&connection) else { return };
         remove(&mut table.clients, &client, connection);
@@ -51,7 +51,7 @@ impl Routes {
     }
 
     /// Answers of this session of the connection's client go to the connection.
-    pub fn attach(&self, connection: ConnectionId, session: SessionId) {
+    pub(crate) fn attach(&self, connection: ConnectionId, session: SessionId) {
         let table = &mut *self.lock();
         let Some((client, sessions)) = table.connections.get_mut(&connection) else { return };
         if session == SessionId(0) || sessions.contains(&session) {
@@ -66,7 +66,7 @@ impl Routes {
     }
 
     /// For each connection, the positions in `keys` of the answers it wants.
-    pub fn wanted<'a>(
+    pub(crate) fn wanted<'a>(
         &self,
         keys: impl Iterator<Item = &'a RequestKey>,
     ) -> BTreeMap<ConnectionId, Vec<usize>> {

@@ -28,7 +28,7 @@ enum Work {
 }
 
 /// The pool; cheap to clone.
-pub struct Verify<E: Engine> {
+pub(crate) struct Verify<E: Engine> {
     work: Arc<Inbox<Work>>,
     busy: Arc<AtomicUsize>,
     horizon: Arc<RwLock<Arc<Horizon>>>,
@@ -51,7 +51,7 @@ impl<E: Engine> Clone for Verify<E> {
 impl<E: Engine + 'static> Verify<E> {
     /// A pool without threads yet; what it verifies goes to `replica`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         horizon: Horizon,
         replica: Arc<Inbox<Event<E::Message>>>,
         quota: Quota,
@@ -70,7 +70,7 @@ impl<E: Engine + 'static> Verify<E> {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(
+    pub(crate) fn spawn(
         &self,
         threads: usize,
     ) -> Result<Vec<std::thread::JoinHandle<()>>, std::io::Error> {
@@ -83,18 +83,18 @@ impl<E: Engine + 'static> Verify<E> {
     }
 
     /// What decoders assume from now on.
-    pub fn publish(&self, horizon: Horizon) {
+    pub(crate) fn publish(&self, horizon: Horizon) {
         *self.horizon.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(horizon);
     }
 
     /// What decoders assume now.
     #[must_use]
-    pub fn horizon(&self) -> Arc<Horizon> {
+    pub(crate) fn horizon(&self) -> Arc<Horizon> {
         self.horizon.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A frame of an authenticated peer; the credit is held until it has been decoded.
-    pub fn peer(&self, from: ReplicaId, frame: Bytes, credit: &Arc<Credit>) {
+    pub(crate) fn peer(&self, from: ReplicaId, frame: Bytes, credit: &Arc<Credit>) {
         if frame.len() <= INLINE_BYTES_MAX && self.idle() {
             self.decode(from, &frame);
             return;
@@ -108,13 +108,13 @@ impl<E: Engine + 'static> Verify<E> {
 
     /// A request of an authenticated client; false when the pool is full.
     #[must_use]
-    pub fn request(&self, request: SignedRequest) -> bool {
+    pub(crate) fn request(&self, request: SignedRequest) -> bool {
         let bytes = request.wire_bytes();
         self.work.push(Source::Clients, bytes, Work::Request(Box::new(request))).is_ok()
     }
 
     /// Ends the threads once the queue is empty.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.work.close();
     }
 
