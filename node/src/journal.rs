@@ -12,7 +12,7 @@
 //! counts for the journal's whole life, unlike the [`WriteNumber`]s, which name the writes of one
 //! process. The ledger records the last durable one, so that a journal that lost writes shows.
 //!
-//! What makes a write durable is the file [`LOG_FILE`] beside RocksDB's own (see [`log`] for why);
+//! What makes a write durable is the file [`LOG_FILE`] beside RocksDB's own (see the `log` module for why);
 //! one record of it is one write: for each journal record the key's length (1), the key, the
 //! value's length (4, LE) and the value. RocksDB holds the same records, unsynced, and flushes them
 //! whenever half of the file is full.

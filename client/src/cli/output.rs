@@ -72,7 +72,7 @@ pub fn print(text: &[u8]) -> Result<(), Failure> {
 /// Prints one JSON document and a line feed.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(format!("{value}\n").as_bytes())
 }
@@ -126,7 +126,7 @@ impl Table {
     /// Prints it.
     ///
     /// # Errors
-    /// As [`print`].
+    /// As [`print()`].
     pub fn print(&self) -> Result<(), Failure> {
         print(self.render().as_bytes())
     }

@@ -1,7 +1,7 @@
 //! The messages between PBFT replicas, as OSDI'99 §4 names them, and a few of our own.
 //!
 //! A frame is the canonical encoding of [`Message`]: a u32 that names the variant, then its
-//! fields. Votes are 124 bytes. Only [`super::decode`] makes messages out of a peer's bytes.
+//! fields. Votes are 124 bytes. Only `decode` makes messages out of a peer's bytes.
 
 use super::certificate::{CommitCertificate, PreparedCertificate, Statement};
 use crate::message::{

@@ -117,7 +117,7 @@ struct Peer {
 
 /// Fetches one certified state.
 ///
-/// Memory: at most [`FLIGHTS_MAX`] × [`WANTS_MAX`] parts on their way and, since the newest part is
+/// Memory: at most `FLIGHTS_MAX` × `WANTS_MAX` parts on their way and, since the newest part is
 /// always looked at first, 15 siblings for each of the levels above each of them. A peer's answer is
 /// at most one frame.
 pub struct StateSync {

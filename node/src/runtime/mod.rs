@@ -10,7 +10,7 @@
 //! | background  | checkpoints, supplies, evidence        | its queue, the disk|
 //! | http        | its listener                           | sockets            |
 //!
-//! All queues are bounded: peers' and clients' shares by [`inbox::Quota`], internal ones by the
+//! All queues are bounded: peers' and clients' shares by `inbox::Quota`, internal ones by the
 //! window of the protocol.
 
 pub(crate) mod background;
