@@ -174,9 +174,10 @@ impl Pbft {
         self.checkpoints.stable = Some(Arc::clone(&certificate));
         self.raise_low(height);
         self.await_own(certificate);
+        // The next epoch's start is journaled before the ledger hears that this one's end is stable.
+        self.finish_epoch();
         self.settle();
         self.consider_install();
-        self.finish_epoch();
         self.vouch();
         self.deliver();
         self.propose();

@@ -100,6 +100,12 @@ pub struct Network {
     /// Clocks of nodes differ by this.
     pub skew_ms: BTreeMap<u16, i64>,
     pub sent: u64,
+    /// Boundaries between effects so far, and the one at which the power goes.
+    pub boundaries: u64,
+    pub power_goes_at: Option<u64>,
+    /// Who loses its power there: one replica by its effect, or all.
+    pub all_lose_power: bool,
+    powerless: BTreeSet<u16>,
 }
 
 pub fn replica_key(id: u16) -> SecretKey {
@@ -180,6 +186,10 @@ impl Network {
             history: BTreeMap::new(),
             skew_ms: BTreeMap::new(),
             sent: 0,
+            boundaries: 0,
+            power_goes_at: None,
+            all_lose_power: false,
+            powerless: BTreeSet::new(),
         };
         for id in 0..n {
             let mut disk = Disk::default();
@@ -247,10 +257,14 @@ impl Network {
         }
     }
 
-    /// Kills a replica: what was not synced is lost; the ledger keeps what its disk held at the
-    /// last sync, or more, as the seed says.
+    /// Kills a replica: of the writes under way the disk holds a prefix, and the ledger what it
+    /// held at its last sync, or more, as the seed says.
     pub fn kill(&mut self, id: u16) {
-        let node = self.nodes.remove(&id).expect("it is up");
+        let mut node = self.nodes.remove(&id).expect("it is up");
+        let kept = self.rng.random_range(0..=node.writes.len());
+        for (_, write) in node.writes.iter().take(kept) {
+            node.disk.apply(write);
+        }
         let keeps_buffered = self.rng.random_bool(0.5);
         let ledger = if keeps_buffered { node.ledger } else { node.ledger_disk };
         self.down.insert(id, (node.disk, ledger));
@@ -304,6 +318,9 @@ impl Network {
     }
 
     pub fn input(&mut self, id: u16, input: Input<Message>) {
+        if self.powerless.contains(&id) {
+            return;
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if node.halted.is_some() {
             return;
@@ -326,7 +343,20 @@ impl Network {
         }
     }
 
+    /// Counts one boundary; says whether this replica still has power.
+    fn powered(&mut self, id: u16) -> bool {
+        self.boundaries += 1;
+        if self.power_goes_at == Some(self.boundaries) {
+            let up = self.up();
+            self.powerless.extend(if self.all_lose_power { up } else { vec![id] });
+        }
+        !self.powerless.contains(&id)
+    }
+
     fn effect(&mut self, id: u16, effect: Effect<Message>) {
+        if !self.powered(id) {
+            return;
+        }
         match effect {
             Effect::Persist(_) => panic!("a Persist is part of a write"),
             Effect::Send { to, message, .. } => self.transmit(id, to, &message),
@@ -514,6 +544,11 @@ impl Network {
             self.now += 1;
             self.deliver_due();
             self.finish_writes();
+            for id in std::mem::take(&mut self.powerless) {
+                if self.nodes.contains_key(&id) {
+                    self.kill(id);
+                }
+            }
             if self.now.is_multiple_of(TICK_MS) {
                 for id in self.up() {
                     let wall = self.wall(id);
@@ -554,6 +589,9 @@ impl Network {
         for id in self.up() {
             while let Some(node) = self.nodes.get_mut(&id) {
                 if node.writes.front().is_none_or(|(done, _)| *done > self.now) {
+                    break;
+                }
+                if self.powerless.contains(&id) {
                     break;
                 }
                 let (_, write) = node.writes.pop_front().expect("one is due");
@@ -603,6 +641,15 @@ impl Network {
                 assert_eq!(header.batch, batch);
             }
         }
+    }
+
+    /// Whatever any replica executed is executed by all that are up.
+    pub fn check_nothing_is_lost(&self) {
+        let last = *self.history.keys().next_back().expect("something was executed");
+        for node in self.nodes.values() {
+            assert!(node.ledger.height >= last, "r{} lacks executed blocks", node.id);
+        }
+        self.check_agreement();
     }
 
     /// Signs a Rejoin as this replica, as an attacker might replay it.
