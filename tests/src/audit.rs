@@ -6,6 +6,9 @@
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::workload::Acknowledged;
+use conclave_consensus::kv;
+use conclave_consensus::storage::{Storage as _, Table};
+use conclave_node::storage::{Kind, RocksStorage, SharedResources};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -18,8 +21,17 @@ pub struct Stored {
     pub version: u64,
 }
 
-/// Waits until all replicas stand at one height, stops them, and checks each ledger: it verifies, it
-/// ends in the same block as the others, its state is the same, and it has every acknowledged write.
+/// What one replica's disk holds.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Header and results of each block, by height.
+    pub blocks: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The key-value store.
+    pub state: BTreeMap<Vec<u8>, Stored>,
+}
+
+/// Waits until all replicas stand at one height, stops them, and checks each ledger: it verifies, its
+/// blocks are those of the others, its state is the same, and it has every acknowledged write.
 ///
 /// # Panics
 /// With what is missing or differs.
@@ -29,25 +41,15 @@ pub fn every_replica_has(cluster: &mut Cluster, acknowledged: &Acknowledged) {
     cluster.wait_ready();
     cluster.wait_level(acknowledged.height());
     cluster.stop_all();
-    let mut first: Option<BTreeMap<Vec<u8>, Stored>> = None;
+    let mut first: Option<Ledger> = None;
     for node in &cluster.nodes {
-        verified(node, acknowledged.height());
         no_panic(node);
-        let state = exported(node);
-        contains(node, &state, acknowledged);
+        verified(node, acknowledged.height());
+        let ledger = read(node);
+        contains(node, &ledger.state, acknowledged);
         match &first {
-            None => first = Some(state),
-            Some(first) => {
-                let differing = first.iter().find(|(key, stored)| state.get(*key) != Some(stored));
-                assert!(
-                    differing.is_none() && first.len() == state.len(),
-                    "{} differs from {}: {} keys and {}, first differing {differing:?}",
-                    node.home.display(),
-                    cluster.nodes[0].home.display(),
-                    state.len(),
-                    first.len(),
-                );
-            }
+            None => first = Some(ledger),
+            Some(first) => same(&cluster.nodes[0], first, node, &ledger),
         }
     }
     println!(
@@ -56,6 +58,22 @@ pub fn every_replica_has(cluster: &mut Cluster, acknowledged: &Acknowledged) {
         cluster.nodes.len(),
         acknowledged.unknown.len()
     );
+}
+
+/// Two ledgers have the same blocks, where both have one, and the same state.
+#[track_caller]
+fn same(node: &Node, ledger: &Ledger, other_node: &Node, other: &Ledger) {
+    let (home, other_home) = (node.home.display(), other_node.home.display());
+    let common = ledger.blocks.iter().filter(|(height, _)| other.blocks.contains_key(*height));
+    let mut count = 0;
+    for (height, block) in common {
+        assert_eq!(Some(block), other.blocks.get(height), "{home} and {other_home}: {height:?}");
+        count += 1;
+    }
+    assert!(count > 0, "{home} and {other_home} have no block in common");
+    let differing = ledger.state.iter().find(|(key, value)| other.state.get(*key) != Some(value));
+    assert!(differing.is_none(), "{home} and {other_home} differ: {differing:?}");
+    assert_eq!(ledger.state.len(), other.state.len(), "keys of {home} and {other_home}");
 }
 
 /// `ledger verify` accepts this ledger, which reaches `height`.
@@ -70,25 +88,27 @@ pub fn verified(node: &Node, height: u64) {
     assert!(reached >= height, "{} ends at {reached}, below {height}", node.home.display());
 }
 
-/// The state of a stopped replica, from its own disk.
+/// Reads a stopped replica's disk.
 ///
 /// # Panics
-/// If the export cannot be read.
+/// If it cannot be read.
 #[track_caller]
 #[must_use]
-pub fn exported(node: &Node) -> BTreeMap<Vec<u8>, Stored> {
-    let out = node.ledger("export", &[]).succeeds().stdout;
-    let mut state = BTreeMap::new();
-    for line in out.lines() {
-        let entry: Value = serde_json::from_str(line)
-            .unwrap_or_else(|error| panic!("export line {line:?}: {error}"));
-        let Some(key) = entry["key"].as_str() else { continue };
-        let value = entry["value"].as_str().unwrap_or_default().as_bytes().to_vec();
-        let version = entry["version"].as_u64().expect("a version");
-        let before = state.insert(key.as_bytes().to_vec(), Stored { value, version });
-        assert!(before.is_none(), "{key} is exported twice");
-    }
-    state
+pub fn read(node: &Node) -> Ledger {
+    let path = Kind::Ledger.directory(&node.data());
+    let (storage, _) =
+        RocksStorage::open_read_only(Kind::Ledger, &path, &SharedResources::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let rows = |table| {
+        storage
+            .scan(table, &[], None, usize::MAX)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let state = rows(Table::Store).into_iter().map(|(key, row)| {
+        let stored = kv::Stored::parse(&row).unwrap_or_else(|error| panic!("{error}"));
+        (key, Stored { value: stored.value.to_vec(), version: stored.version })
+    });
+    Ledger { blocks: rows(Table::Blocks).into_iter().collect(), state: state.collect() }
 }
 
 #[track_caller]

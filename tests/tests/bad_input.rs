@@ -1,5 +1,6 @@
 //! Each mistake is one clear error on stderr with its exit code, and nothing is lost by it.
 
+use conclave_node::storage::{FORMAT, Kind};
 use conclave_tests::{Cluster, Outcome, Setup, binaries, command};
 use std::fs;
 use std::net::TcpListener;
@@ -223,37 +224,24 @@ fn data_of_another_cluster_or_a_newer_format_exits_3() {
     other.nodes[0].restore(&copy);
     one_error(last_line(start(&other.nodes[0].home)), 3, &["cluster"]);
 
-    // The formats of journal and ledger are in a file of their own, which an older release can read.
-    let marks = format_files(&mine.nodes[0].data());
-    assert!(!marks.is_empty(), "no file says which format the data has");
-    for mark in marks {
-        let before = fs::read(&mark).expect("its own file");
-        let text = String::from_utf8_lossy(&before).into_owned();
-        fs::write(&mark, newer(&text)).expect("its own file");
+    // As if a newer release had written it.
+    for kind in [Kind::Journal, Kind::Ledger] {
+        let path = kind.directory(&mine.nodes[0].data());
+        set_format(&path, FORMAT + 1);
         one_error(last_line(start(&mine.nodes[0].home)), 3, &["format", "newer"]);
-        fs::write(&mark, before).expect("its own file");
+        set_format(&path, FORMAT);
     }
     mine.start_all();
     mine.wait_ready();
 }
 
-fn format_files(data: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(data).expect("a directory").flatten() {
-        for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-            if inner.file_name().to_string_lossy().to_lowercase().contains("format") {
-                found.push(inner.path());
-            }
-        }
-    }
-    found
-}
-
-/// The same text with its first number replaced by a larger one.
-fn newer(text: &str) -> String {
-    let digits = text.find(|c: char| c.is_ascii_digit()).expect("a format number");
-    let end = text[digits..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |n| digits + n);
-    format!("{}9999{}", &text[..digits], &text[end..])
+/// Rewrites the format that an instance says it has.
+fn set_format(path: &Path, format: u32) {
+    let options = rocksdb::Options::default();
+    let families = rocksdb::DB::list_cf(&options, path).expect("an instance");
+    let db = rocksdb::DB::open_cf(&options, path, families).expect("nobody else has it open");
+    db.put(b"format", format.to_be_bytes()).expect("a write");
+    db.flush().expect("a write");
 }
 
 #[test]
