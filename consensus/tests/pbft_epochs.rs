@@ -154,6 +154,27 @@ fn a_journal_rolled_back_to_an_old_copy_is_noticed_before_the_first_vote() {
 }
 
 #[test]
+fn a_disk_rolled_back_behind_a_stable_checkpoint_is_noticed_too() {
+    let mut network = Network::new(4, 6);
+    load(&mut network, 1, 3);
+    network.run_ms(200);
+    network.kill(1);
+    let old = network.down.get(&1).unwrap().clone();
+    network.start(1);
+    load(&mut network, 4, 30);
+    network.run_ms(3_000);
+    network.kill(1);
+    network.down.insert(1, old);
+    // All that it voted for is stable and gone from its peers' logs.
+    load(&mut network, 31, 60);
+    network.run_ms(3_000);
+    let voted = network.history.keys().copied().filter(|sequence| sequence.0 <= 30).max();
+    assert!(network.engine(0).status().stable >= voted.unwrap(), "{}", network.describe());
+    network.start(1);
+    network.run_until("the rollback is noticed", |it| it.node(1).rolled_back.is_some());
+}
+
+#[test]
 fn a_rejoin_of_an_ended_epoch_is_void() {
     let mut network = wiped(6);
     let Change::Rejoin(old) = network.rejoin(2, 0, 1);

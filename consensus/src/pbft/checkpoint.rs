@@ -28,6 +28,9 @@ const INSTALL_RETRY_MS: u64 = 60_000;
 pub(super) struct Checkpoints {
     /// CHECKPOINTs of heights in (h, h+L], one per height and sender.
     votes: BTreeMap<Sequence, BTreeMap<ReplicaId, Signed<CheckpointVote>>>,
+    /// The newest CHECKPOINT of each member, kept when its height has become stable: a peer whose disk
+    /// was rolled back learns from it what its ledger had.
+    newest: BTreeMap<ReplicaId, Signed<CheckpointVote>>,
     /// Checkpoints of the own ledger above the last one said to be stable.
     own: BTreeMap<Sequence, Checkpoint>,
     /// The proof of h; none at the epoch's base.
@@ -56,11 +59,21 @@ impl Checkpoints {
 
     /// The newest CHECKPOINT of this member.
     pub(super) fn newest_of(&self, member: ReplicaId) -> Option<Signed<CheckpointVote>> {
-        self.votes.values().rev().find_map(|votes| votes.get(&member)).cloned()
+        self.newest.get(&member).cloned()
+    }
+
+    fn keep(&mut self, member: ReplicaId, vote: Signed<CheckpointVote>) {
+        let height = vote.value.checkpoint.height;
+        let newest = self.newest.get(&member);
+        if newest.is_none_or(|known| known.value.checkpoint.height < height) {
+            self.newest.insert(member, vote.clone());
+        }
+        self.votes.entry(height).or_default().insert(member, vote);
     }
 
     pub(super) fn start_epoch(&mut self) {
         self.votes.clear();
+        self.newest.clear();
         self.stable = None;
     }
 }
@@ -107,7 +120,7 @@ impl Pbft {
             let height = checkpoint.height;
             let vote = self.signer.sign(CheckpointVote { checkpoint, replica: id });
             self.send(To::Others, Message::Checkpoint(vote.clone()));
-            self.checkpoints.votes.entry(height).or_default().insert(id, vote);
+            self.checkpoints.keep(id, vote);
             self.count_checkpoints(height);
         }
     }
@@ -134,7 +147,7 @@ impl Pbft {
             self.accuse(evidence);
             return self.reject(from, Reject::Protocol("two CHECKPOINTs for one height"));
         }
-        self.checkpoints.votes.entry(height).or_default().insert(from, vote);
+        self.checkpoints.keep(from, vote);
         self.count_checkpoints(height);
     }
 
