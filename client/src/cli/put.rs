@@ -13,8 +13,12 @@ use crate::text::insert_bytes;
 pub(super) struct Put {
     /// Which key
     key: String,
-    /// Its new value; read from stdin when left out
+    /// Its new value
+    #[arg(required_unless_present = "stdin")]
     value: Option<String>,
+    /// Takes the value from stdin, byte for byte
+    #[arg(long, conflicts_with = "value")]
+    stdin: bool,
     #[command(flatten)]
     receipt: ReceiptTo,
 }

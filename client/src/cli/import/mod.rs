@@ -10,6 +10,7 @@ use conclave_consensus::kv::Transaction;
 use conclave_consensus::membership::Limits;
 use serde_json::json;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,12 +40,9 @@ advances a progress key. So after any interruption the ledger holds the first pa
 pub(super) struct Import {
     /// A .csv file, or JSON lines
     file: PathBuf,
-    /// Continues where an earlier import of this file stopped; starts if there was none
+    /// Continues where an earlier import of this file stopped; without it, an import starts over
     #[arg(long)]
     resume: bool,
-    /// Starts over, whatever an earlier import of this file left
-    #[arg(long, conflicts_with = "resume")]
-    restart: bool,
     /// The CSV column with the key [default: the first]
     #[arg(long, value_name = "COLUMN")]
     key: Option<String>,
@@ -71,7 +69,6 @@ impl Import {
         Self {
             file,
             resume: false,
-            restart: false,
             key: Some(key.to_owned()),
             number_repeats: true,
             layout: Some(Layout::Csv),
@@ -198,22 +195,23 @@ impl Import {
     /// Where to start, by what the progress key holds.
     fn start(&self, held: Option<&[u8]>) -> Result<Progress, Failure> {
         let Some(held) = held else { return Ok(Progress::start()) };
-        if self.restart {
-            return Ok(Progress::start());
-        }
         let progress: Progress = serde_json::from_slice(held).map_err(|error| {
             Failure::invalid(format!(
-                "the progress key holds no progress ({error}); choose another --name or --restart"
+                "the progress key of this import holds no progress ({error}); choose another --name"
             ))
         })?;
-        match (self.resume, progress.finished) {
-            (true, _) => Ok(progress),
-            (false, true) => Ok(Progress::start()),
-            (false, false) => Err(Failure::invalid(format!(
-                "an import of this name stopped after {} records; --resume continues, --restart starts over",
-                thousands(progress.records)
-            ))),
+        if self.resume {
+            return Ok(progress);
         }
+        if !progress.finished {
+            // A note that cannot be shown stops nothing.
+            let _ = writeln!(
+                std::io::stderr(),
+                "an import of this name stopped after {} records; starting over, --resume would continue",
+                thousands(progress.records)
+            );
+        }
+        Ok(Progress::start())
     }
 }
 
@@ -239,8 +237,8 @@ fn skip(
         return Ok(());
     }
     Err(Failure::invalid(format!(
-        "the first {} records of {} are not those that were imported before; --restart starts over, \
-         --name gives this file a progress key of its own",
+        "the first {} records of {} are not those that were imported before; without --resume the import \
+         starts over, and --name gives this file a progress key of its own",
         thousands(start.records),
         file.display()
     )))
@@ -307,35 +305,33 @@ fn summary(skipped: u64, imported: Imported, elapsed: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn import(resume: bool, restart: bool) -> Import {
-        Import { resume, restart, ..Import::of("dir/oui.csv".into(), "k") }
+    fn import(resume: bool) -> Import {
+        Import { resume, ..Import::of("dir/oui.csv".into(), "k") }
     }
 
     #[test]
     fn the_progress_key_lies_under_the_clients_prefix() {
-        assert_eq!(import(false, false).progress_key(b"acme/"), b"acme/_import/oui.csv");
-        let named = Import { name: Some("x".into()), ..import(false, false) };
+        assert_eq!(import(false).progress_key(b"acme/"), b"acme/_import/oui.csv");
+        let named = Import { name: Some("x".into()), ..import(false) };
         assert_eq!(named.progress_key(b""), b"_import/x");
     }
 
     #[test]
-    fn an_unfinished_import_is_neither_overwritten_nor_continued_unasked() {
-        let stopped = Progress { records: 7, ..Progress::start() };
-        let held = stopped.encode();
-        assert_eq!(import(true, false).start(Some(&held)).unwrap(), stopped);
-        assert_eq!(import(false, true).start(Some(&held)).unwrap(), Progress::start());
-        let refused = import(false, false).start(Some(&held)).unwrap_err();
-        assert_eq!(refused.code, ExitCode::InvalidInput);
-        assert!(refused.message.contains("stopped after 7 records"), "{refused}");
+    fn an_import_is_continued_only_when_asked() {
+        for finished in [false, true] {
+            let held = Progress { records: 7, finished, ..Progress::start() };
+            assert_eq!(import(true).start(Some(&held.encode())).unwrap(), held);
+            assert_eq!(import(false).start(Some(&held.encode())).unwrap(), Progress::start());
+        }
+        assert_eq!(import(true).start(None).unwrap(), Progress::start());
     }
 
     #[test]
-    fn a_finished_import_may_be_repeated_and_resuming_it_does_nothing() {
-        let held = Progress { records: 7, finished: true, ..Progress::start() }.encode();
-        assert_eq!(import(false, false).start(Some(&held)).unwrap(), Progress::start());
-        assert!(import(true, false).start(Some(&held)).unwrap().finished);
-        assert!(import(true, false).start(None).unwrap() == Progress::start());
-        assert!(import(true, false).start(Some(b"junk")).is_err());
+    fn a_progress_key_that_holds_something_else_is_not_overwritten() {
+        for resume in [false, true] {
+            let refused = import(resume).start(Some(b"junk")).unwrap_err();
+            assert_eq!(refused.code, ExitCode::InvalidInput);
+        }
     }
 
     #[test]
