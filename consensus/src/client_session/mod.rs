@@ -185,7 +185,8 @@ impl ClientSession {
     /// When [`Self::on_tick`] next has something to do, if nothing else happens. Milliseconds.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.timers.first().map(|(due, _)| *due)
+        let ends = self.ends_wanted.then_some(self.ends_at_ms);
+        self.timers.first().map(|(due, _)| *due).into_iter().chain(ends).min()
     }
 
     /// Takes the next number. The caller signs [`Reservation::request`] and hands it to

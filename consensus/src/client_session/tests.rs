@@ -541,3 +541,74 @@ fn slow_answers_lengthen_the_wait_before_a_resend() {
     assert!(submitted(&session.on_tick(now + 600)).is_empty(), "twice 450 ms have not passed");
     assert_eq!(submitted(&session.on_tick(now + 1000)).len(), 1, "but it is resent in the end");
 }
+
+/// How epoch 0 ends: the members after it, certified by the first three of `cluster`.
+fn end_of_epoch_0(cluster: &Cluster, next: &Membership) -> EpochEnd {
+    use crate::message::{Batch, Checkpoint, CheckpointCertificate, CheckpointVote};
+    let header = BlockHeader {
+        cluster: cluster.id,
+        epoch: Epoch(0),
+        height: Sequence(100),
+        parent: Digest::ZERO,
+        timestamp: Timestamp(5),
+        batch: Digest::ZERO,
+        results_root: Digest::ZERO,
+        membership: next.digest(),
+        next_epoch: Epoch(1),
+    };
+    let checkpoint = Checkpoint {
+        epoch: Epoch(0),
+        height: header.height,
+        header: header.hash(),
+        state_root: Digest::ZERO,
+    };
+    let signatures = (0..3u16)
+        .map(|id| {
+            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
+            let key = &cluster.keys[usize::from(id)];
+            (ReplicaId(id), Signed::sign(vote, key, &cluster.id).signature)
+        })
+        .collect();
+    let certificate = CheckpointCertificate { checkpoint, signatures };
+    EpochEnd { header, certificate, next: next.clone(), batch: Arc::new(Batch::null()) }
+}
+
+#[test]
+fn members_that_changed_are_believed_after_the_proof_of_the_change_and_not_before() {
+    let mut cluster = Cluster::new();
+    let mut session = cluster.open();
+    let before = Cluster::new();
+    // Replicas 2 and 3 get new keys.
+    for id in [2usize, 3] {
+        cluster.keys[id] = SecretKey::from_seed([40 + id as u8; 32]);
+        cluster.membership.members[id].key = cluster.keys[id].public();
+    }
+    let end = end_of_epoch_0(&before, &cluster.membership);
+    let (_, events) = session.submit(b"put".to_vec(), 10).unwrap();
+    let mut block = cluster.block(&[(submitted(&events)[0].digest(), executed(7))]);
+    block.0.epoch = Epoch(1);
+    block.0.next_epoch = Epoch(1);
+    for replica in [2, 3] {
+        let events = session.on_frame(ReplicaId(replica), cluster.frame(&block, replica), 11);
+        assert!(
+            events.is_empty(),
+            "unknown members prove nothing and are not at fault: {events:?}"
+        );
+    }
+    assert_eq!(session.next_tick_ms(), Some(0));
+    let asked = Event::Send { to: Destination::All, frame: ClientFrame::EpochEnds { from: 0 } };
+    assert!(session.on_tick(12).contains(&asked));
+    assert!(!session.on_tick(13).contains(&asked), "once");
+    // A liar makes up a change of its own.
+    let mut forged = end.clone();
+    forged.next.members[0].key = SecretKey::from_seed([77; 32]).public();
+    let events = session.on_frame(ReplicaId(3), NodeFrame::EpochEnds(vec![forged]), 14);
+    assert!(matches!(misbehaved(&events)[..], [Misbehaviour::EpochEnd(_)]));
+    let events = session.on_frame(ReplicaId(1), NodeFrame::EpochEnds(vec![end]), 14);
+    assert!(matches!(&events[..], [Event::Members { epoch: Epoch(1), .. }]));
+    let _ = session.on_frame(ReplicaId(2), cluster.frame(&block, 2), 15);
+    let done = completions(session.on_frame(ReplicaId(3), cluster.frame(&block, 3), 15));
+    assert_eq!(done.len(), 1);
+    assert_eq!(session.links_before(Epoch(1)).len(), 1);
+    assert!(session.links_before(Epoch(0)).is_empty());
+}
