@@ -301,8 +301,7 @@ fn the_command_lines_own_mistakes_exit_128() {
     for arguments in [&["start"][..], &["frobnicate"], &["testnet"], &["ledger", "verify"]] {
         node(arguments).exits(128);
     }
-    for arguments in [&["put"][..], &["frobnicate"], &["get"], &["put", "k", "v", "-w", "xml"]]
-    {
+    for arguments in [&["put"][..], &["frobnicate"], &["get"], &["put", "k", "v", "-w", "xml"]] {
         cluster.conclave(0, arguments).exits(128);
     }
 }
