@@ -2,8 +2,10 @@
 
 use crate::error::ConfigError;
 use crate::nearest::nearest;
-use conclave_consensus::engine::Record;
-use conclave_consensus::pbft::Pbft;
+use conclave_consensus::engine::{Committed, Record};
+use conclave_consensus::membership::Membership;
+use conclave_consensus::pbft::{Pbft, verify_commit_certificate};
+use conclave_crypto::digest::Digest;
 use std::fmt;
 use std::str::FromStr;
 
@@ -45,6 +47,29 @@ impl Protocol {
         match self {
             Self::Pbft => Pbft::initial_records(),
             Self::Raft => Vec::new(),
+        }
+    }
+
+    /// Checks its proof that a batch was decided by these members, as the ledger keeps it.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    pub fn verify_certificate(
+        self,
+        cluster: &Digest,
+        membership: &Membership,
+        committed: &Committed,
+    ) -> Result<(), String> {
+        match self {
+            Self::Pbft => verify_commit_certificate(
+                cluster,
+                membership,
+                &committed.certificate,
+                committed.sequence,
+                &committed.batch.digest(),
+            )
+            .map_err(|error| error.to_string()),
+            Self::Raft => Err("this version knows no certificates of raft".to_owned()),
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod init;
 pub mod keygen;
+pub mod ledger;
 pub mod testnet;
 
 use crate::journal::{Journal, JournalError};

@@ -178,13 +178,35 @@ impl RocksStorage {
         path: &Path,
         resources: &SharedResources,
     ) -> Result<(Self, Digest), OpenError> {
+        Self::open_unchanged(kind, path, resources, Use::Inspect)
+    }
+
+    /// As [`Self::open_read_only`], but a garbled write-ahead log is read up to where it is garbled:
+    /// to tell what is left of it.
+    ///
+    /// # Errors
+    /// As [`Self::open_read_only`].
+    pub fn open_damaged(
+        kind: Kind,
+        path: &Path,
+        resources: &SharedResources,
+    ) -> Result<(Self, Digest), OpenError> {
+        Self::open_unchanged(kind, path, resources, Use::Salvage)
+    }
+
+    fn open_unchanged(
+        kind: Kind,
+        path: &Path,
+        resources: &SharedResources,
+        how: Use,
+    ) -> Result<(Self, Digest), OpenError> {
         let named = Named { kind, path };
         named.check_names(resources)?;
         // A read-only instance takes no lock, and files could vanish under it.
         if let Some(holder) = holder(path) {
             return Err(OpenError::Locked { kind: kind.name(), path: path.to_owned(), holder });
         }
-        let database = options::database(kind, Use::Inspect, resources);
+        let database = options::database(kind, how, resources);
         // With descriptors and not by names alone: without the options of its blob files a
         // read-only instance finds no value that lies in one.
         let families = options::column_families(kind, resources);

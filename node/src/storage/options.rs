@@ -64,6 +64,7 @@ pub(super) enum Use {
     Create,
     Serve,
     Inspect,
+    Salvage,
 }
 
 /// Settings of a whole instance.
@@ -104,7 +105,7 @@ pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Opt
 /// brought forward from the journal. Whoever inspects a ledger wants to hear of it instead.
 fn recovery(kind: Kind, how: Use) -> DBRecoveryMode {
     match (kind, how) {
-        (Kind::Ledger, Use::Create | Use::Serve) => DBRecoveryMode::PointInTime,
+        (Kind::Ledger, Use::Create | Use::Serve | Use::Salvage) => DBRecoveryMode::PointInTime,
         (Kind::Journal, _) | (Kind::Ledger, Use::Inspect) => {
             DBRecoveryMode::TolerateCorruptedTailRecords
         }
