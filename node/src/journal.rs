@@ -50,8 +50,14 @@ const KEY_SEQUENCED: u8 = 2;
 /// Above every key.
 const KEY_END: &[u8] = &[3];
 
+/// A journal makes fewer writes than 2 to this power: at 10,000 a second that takes 13 years.
+const LIFE_BITS: u32 = 42;
+
 /// Records read at once while loading.
 const LOAD_STEP: usize = 256;
+
+/// What a journal holds, in the order of slots.
+pub type Records = Vec<(Slot, Vec<u8>)>;
 
 /// Why a journal cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -116,9 +122,8 @@ impl std::fmt::Debug for Journal {
 impl Journal {
     /// Creates a journal that starts with these records; atomic, and durable on return.
     ///
-    /// `number` is the number it starts from: 0 for a new replica, and above the ledger's
-    /// [`RocksStorage::recorded_journal_number`] for one that lost its journal, or the new journal
-    /// would count as cut itself.
+    /// `number` is the number it starts from: 0 for a new replica, and [`Self::next_life`] of the
+    /// ledger's [`RocksStorage::recorded_journal_number`] for one that lost its journal.
     ///
     /// # Errors
     /// [`OpenError::Exists`] where there is one, [`OpenError::Io`] where the disk refuses.
@@ -139,6 +144,14 @@ impl Journal {
                 storage.write(batch, Durability::Synced)
             })?;
         Self::with_log(storage, path, number)
+    }
+
+    /// Where a new journal starts after one that a ledger saw reach `recorded`: so far above that
+    /// any copy of the lost one counts as cut, should it come back, once the ledger has recorded a
+    /// number of the new one.
+    #[must_use]
+    pub fn next_life(recorded: u64) -> u64 {
+        ((recorded >> LIFE_BITS) + 1) << LIFE_BITS
     }
 
     /// Opens the journal of a replica; never creates one.
@@ -190,7 +203,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the storage fails or holds a key that is none of ours.
-    pub fn load(&self) -> Result<Vec<(Slot, Vec<u8>)>, JournalError> {
+    pub fn load(&self) -> Result<Records, JournalError> {
         let mut records = Vec::new();
         let mut from = vec![KEY_NAMED];
         loop {

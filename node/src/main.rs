@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use conclave_config::node_config::{LogFormat, NodeHome};
 use conclave_config::{ExitCode, Protocol};
 use conclave_consensus::pbft::{Pbft, PbftConfig};
-use conclave_node::commands::{CommandError, init, keygen, testnet};
+use conclave_node::commands::{CommandError, init, keygen, ledger, testnet};
 use conclave_node::server::{self, EngineStart, Recovered, Recovery, Shutdown};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Print the public half of a private key.
     ShowKey(keygen::ShowKeyArgs),
+    /// Look at the ledger of a stopped node.
+    Ledger(ledger::LedgerArgs),
 }
 
 #[derive(clap::Args)]
@@ -80,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::Init(args) => init::run(args).map(|()| ExitCode::Ok),
         Command::Keygen(args) => keygen::run(args).map(|()| ExitCode::Ok),
         Command::ShowKey(args) => keygen::show(args).map(|()| ExitCode::Ok),
+        Command::Ledger(args) => ledger::run(args),
         Command::Start(args) => start(args).map(|()| ExitCode::Ok),
     }
 }

@@ -5,7 +5,9 @@
 //! that holds nothing but its wish to rejoin.
 
 use crate::http;
-use crate::journal::{Journal, JournalError, JournalMetrics, JournalThread, abort_process};
+use crate::journal::{
+    Journal, JournalError, JournalMetrics, JournalThread, Records, abort_process,
+};
 use crate::metrics::{Metrics, Progress};
 use crate::runtime::background::{Background, Job};
 use crate::runtime::event::Event;
@@ -261,12 +263,15 @@ impl Node {
         recorded: u64,
         rolled_back: Option<String>,
         rejoin_marker: fn(Digest) -> Record,
-    ) -> Result<Journal, NodeError> {
+    ) -> Result<(Journal, Records), NodeError> {
         let path = Kind::Journal.directory(&self.data);
+        let loaded = |journal: Journal| journal.load().map(|records| (journal, records));
         let reason = match rolled_back {
             Some(reason) => reason,
-            None => match Journal::open(&path, &self.cluster, &self.resources, recorded) {
-                Ok(journal) => return Ok(journal),
+            None => match Journal::open(&path, &self.cluster, &self.resources, recorded)
+                .and_then(loaded)
+            {
+                Ok(loaded) => return Ok(loaded),
                 Err(error) if error.lost() => error.to_string(),
                 Err(error) => return Err(NodeError::Journal(error)),
             },
@@ -277,7 +282,9 @@ impl Node {
         }
         let nonce = Digest::from_bytes(rand::random());
         let marker = rejoin_marker(nonce);
-        Journal::create(&path, &self.cluster, &self.resources, recorded + 1, &[marker])
+        let number = Journal::next_life(recorded);
+        Journal::create(&path, &self.cluster, &self.resources, number, &[marker])
+            .and_then(loaded)
             .map_err(NodeError::Journal)
     }
 
@@ -291,7 +298,7 @@ impl Node {
         shutdown.watch(&failure);
         let mut ledger = self.open_ledger()?;
         let recorded = ledger.recorded_journal_number()?;
-        let journal = self.open_journal(recorded, rolled_back, start.rejoin_marker)?;
+        let (journal, records) = self.open_journal(recorded, rolled_back, start.rejoin_marker)?;
         ledger.record_journal_number(journal.durable_number());
         let ledger = Arc::new(ledger);
         let executor = Executor::open(
@@ -301,7 +308,6 @@ impl Node {
             self.id,
             self.key.clone(),
         )?;
-        let records = journal.load().map_err(NodeError::Journal)?;
         let recovery = Recovery {
             id: self.id,
             key: self.key.clone(),

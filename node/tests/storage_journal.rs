@@ -245,17 +245,30 @@ fn an_old_copy_of_the_journal_is_seen_to_be_cut() {
 }
 
 #[test]
-fn a_journal_made_for_a_rejoin_starts_above_what_the_ledger_recorded() {
+fn a_journal_made_for_a_rejoin_outlives_every_copy_of_the_lost_one() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("journal");
-    let refused = open(&path, 41).unwrap_err();
+    let (path, lost) = (directory.path().join("journal"), directory.path().join("lost"));
+    let mut journal = create(&path);
+    for number in 1..=9 {
+        commit(&mut journal, vec![write(number, vec![record(number, 0, b"x")])]);
+    }
+    drop(journal);
+    copy_directory(&path, &lost);
+    std::fs::remove_dir_all(&path).unwrap();
+    // The ledger saw fewer of its writes than it made.
+    let refused = open(&path, 4).unwrap_err();
     assert!(refused.lost(), "a missing journal is a lost one: {refused}");
     let records = [named(1, b"rejoining")];
-    drop(Journal::create(&path, &cluster(), &SharedResources::default(), 42, &records).unwrap());
-    let mut journal = open(&path, 41).unwrap();
+    let number = Journal::next_life(4);
+    let resources = SharedResources::default();
+    drop(Journal::create(&path, &cluster(), &resources, number, &records).unwrap());
+    let mut journal = open(&path, 4).unwrap();
     assert_eq!(slots(&journal), [Slot::Named(1)]);
     commit(&mut journal, vec![write(1, vec![])]);
-    assert_eq!(journal.durable_number().load(Ordering::Acquire), 43);
+    let recorded = journal.durable_number().load(Ordering::Acquire);
+    assert_eq!(recorded, number + 1);
+    drop(journal);
+    assert!(matches!(open(&lost, recorded), Err(JournalError::Cut { .. })), "the old one is back");
 }
 
 #[test]
