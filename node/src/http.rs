@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Shown(Arc<Mutex<Option<Arc<Shared>>>>);
 
 impl Shown {
-    /// Shows this run from now on.
-    pub fn show(&self, shared: &Arc<Shared>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
+    /// Shows this run from now on, or none.
+    pub fn show(&self, shared: Option<&Arc<Shared>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shared.cloned();
     }
 
     fn get(&self) -> Result<Arc<Shared>, (StatusCode, String)> {

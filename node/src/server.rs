@@ -27,7 +27,7 @@ use crate::transport::{
 };
 use conclave_config::ExitCode;
 use conclave_config::node_config::NodeHome;
-use conclave_consensus::engine::{Effect, Engine, Input, Record, Slot};
+use conclave_consensus::engine::{Effect, Engine, EngineStatus, Input, Record, Slot};
 use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::executor::{Executor, OpenError as LedgerError};
 use conclave_consensus::kv::KeyValueStore;
@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 /// Verifying threads; the transport's thread verifies small votes itself while they are idle.
@@ -250,10 +250,20 @@ impl Node {
         let path = Kind::Ledger.directory(&self.data);
         match RocksStorage::open(Kind::Ledger, &path, &self.cluster, &self.resources) {
             Err(OpenError::Missing { .. }) => {
+                self.refuse_foreign_journal()?;
                 tracing::info!(path = %path.display(), "there is no ledger here yet; it begins at genesis");
                 Ok(RocksStorage::create(Kind::Ledger, &path, &self.cluster, &self.resources)?)
             }
             other => Ok(other?),
+        }
+    }
+
+    /// Nothing is begun for a cluster that the journal does not belong to.
+    fn refuse_foreign_journal(&self) -> Result<(), NodeError> {
+        let path = Kind::Journal.directory(&self.data);
+        match Journal::open(&path, &self.cluster, &self.resources, 0) {
+            Err(error) if !error.lost() => Err(NodeError::Journal(error)),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -319,11 +329,12 @@ impl Node {
         };
         let (engine, recovered) = (start.recover)(recovery).map_err(NodeError::Recover)?;
         tracing::info!(height = executor.height().0, engine = %engine, "recovered");
-        let threads =
-            Threads::start(self, engine, recovered, executor, ledger.clone(), journal, &failure)?;
+        let parts = Parts { engine, recovered, executor, ledger: ledger.clone(), journal };
+        let threads = Threads::start(self, parts, &failure)?;
         let ended = failure.wait();
         tracing::info!(?ended, "stopping");
         threads.stop(matches!(ended, Ended::Stopped))?;
+        self.shown.show(None);
         if !matches!(ended, Ended::Storage(_)) {
             ledger.flush()?;
         }
@@ -352,89 +363,94 @@ struct Threads<M> {
     transport: TransportThread,
     mesh: PeerMeshHandle,
     clients: ClientEndpointHandle,
+    late: Box<dyn Fn()>,
     stop_verify: Box<dyn Fn()>,
     verify: Vec<std::thread::JoinHandle<()>>,
-    replica_inbox: Arc<Inbox<Event<M>>>,
+    queues: Queues<M>,
     replica: std::thread::JoinHandle<JournalThread>,
-    executor_inbox: Arc<Inbox<Task>>,
     executor: std::thread::JoinHandle<()>,
-    background_inbox: Arc<Inbox<Job>>,
     background: std::thread::JoinHandle<()>,
     transfer: Transfer,
+}
+
+/// A handle that is known only after what uses it was made. Emptied at the stop: the handle and its
+/// user hold each other, and a ledger that is held cannot be opened again.
+struct Late<T>(Arc<RwLock<Option<T>>>);
+
+impl<T> Clone for Late<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Late<T> {
+    fn new() -> Self {
+        Self(Arc::new(RwLock::new(None)))
+    }
+
+    fn set(&self, value: Option<T>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    fn get(&self) -> Option<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The queues between the threads of one run.
+struct Queues<M> {
+    replica: Arc<Inbox<Event<M>>>,
+    executor: Arc<Inbox<Task>>,
+    background: Arc<Inbox<Job>>,
+}
+
+/// What one run is started with.
+struct Parts<E: Engine> {
+    engine: E,
+    recovered: Vec<Effect<E::Message>>,
+    executor: Executor<RocksStorage, KeyValueStore>,
+    ledger: Arc<RocksStorage>,
+    journal: Journal,
 }
 
 impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
     fn start<E: Engine<Message = M> + 'static>(
         node: &Node,
-        engine: E,
-        recovered: Vec<Effect<M>>,
-        executor: Executor<RocksStorage, KeyValueStore>,
-        ledger: Arc<RocksStorage>,
-        journal: Journal,
+        parts: Parts<E>,
         failure: &Arc<Failure>,
     ) -> Result<Self, NodeError> {
-        let replica_inbox: Arc<Inbox<Event<M>>> = Arc::new(Inbox::new(REPLICA_QUOTA));
-        let executor_inbox: Arc<Inbox<Task>> = Arc::new(Inbox::new(REPLICA_QUOTA));
-        let background_inbox: Arc<Inbox<Job>> = Arc::new(Inbox::new(BACKGROUND_QUOTA));
+        let Parts { engine, recovered, executor, ledger, journal } = parts;
+        let queues: Queues<M> = Queues {
+            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            executor: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
+        };
         let status = Arc::new(Mutex::new(engine.status()));
-        let verify: Verify<E> = Verify::new(
-            engine.horizon(),
-            replica_inbox.clone(),
-            VERIFY_QUOTA,
-            node.metrics.clone(),
-        );
+        let (inbox, metrics) = (queues.replica.clone(), node.metrics.clone());
+        let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
         let transport = TransportThread::start("transport")?;
-        let members = MemberKeys::new(node.genesis.membership.members.clone())
-            .map_err(|error| std::io::Error::other(error.to_string()))?;
-        let transfer = Transfer::start(
-            ledger.clone(),
-            executor_inbox.clone(),
-            failure.clone(),
-            members,
-            node.cluster,
-        )?;
-        let mesh = start_mesh(node, &transport, &verify, &replica_inbox, &transfer)?;
+        let transfer = start_transfer(node, &ledger, &queues.executor, failure)?;
+        let mesh = start_mesh(node, &transport, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
-        let traffic: Arc<OnceLock<(PeerMeshHandle, ClientEndpointHandle)>> = Arc::default();
-        let sent = traffic.clone();
-        let shared = Arc::new(Shared {
-            replica: node.id,
-            organization: node.organization.clone(),
-            metrics: node.metrics.clone(),
-            progress: Progress::default(),
-            status: status.clone(),
-            evidence: AtomicU64::new(executor.reader().evidence_count()?),
-            bytes_sent: Box::new(move || sent.get().map_or(0, |(m, c)| bytes_sent(m, c))),
-            failure: failure.clone(),
-        });
+        let (endpoint, traffic) = (Late::new(), Late::new());
+        let evidence = executor.reader().evidence_count()?;
+        let shared = share(node, evidence, &status, &traffic, failure);
         let routes = Arc::new(Routes::default());
         let submit = verify.clone();
         let gateway = Gateway {
             routes: routes.clone(),
-            executor: executor_inbox.clone(),
+            executor: queues.executor.clone(),
             verify: Box::new(move |request| submit.request(request)),
             reader: executor.reader(),
             shared: shared.clone(),
             request_bytes_max: node.genesis.limits.request_bytes_max as usize,
         };
-        let clients = start_clients(node, &transport, gateway)?;
-        let _ = traffic.set((mesh.clone(), clients.clone()));
-        let written = replica_inbox.clone();
-        let journal = JournalThread::spawn(
-            journal,
-            JournalMetrics {
-                syncs: node.metrics.fsyncs.clone(),
-                bytes: node.metrics.journal_bytes.clone(),
-                ..JournalMetrics::default()
-            },
-            move |number| {
-                let _ = written.push(Source::Internal, 0, Event::Written(number));
-            },
-            abort_process,
-        )?;
+        let clients = start_clients(node, &transport, gateway, &endpoint)?;
+        traffic.set(Some((mesh.clone(), clients.clone())));
+        let journal = start_journal(node, journal, &queues.replica)?;
         let background = Background::<E> {
-            inbox: background_inbox.clone(),
-            executor: executor_inbox.clone(),
+            inbox: queues.background.clone(),
+            executor: queues.executor.clone(),
             ledger,
             reader: executor.reader(),
             mesh: mesh.clone(),
@@ -443,19 +459,13 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             failure: failure.clone(),
             engine: PhantomData,
         };
-        for job in executor.pending_checkpoints()? {
-            let _ = background_inbox.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
-        }
-        if let Some(certificate) = executor.diverged().cloned() {
-            failure.diverged(certificate.checkpoint.height);
-            let _ = executor_inbox.push(Source::Internal, 0, Task::Fetch(Box::new(certificate)));
-        }
+        resume(&executor, &queues, failure)?;
         let resubmit = verify.clone();
         let executor_thread = ExecutorThread {
             executor,
-            inbox: executor_inbox.clone(),
-            replica: replica_inbox.clone(),
-            background: background_inbox.clone(),
+            inbox: queues.executor.clone(),
+            replica: queues.replica.clone(),
+            background: queues.background.clone(),
             routes,
             clients: clients.clone(),
             requests: Box::new(move |request| resubmit.request(request)),
@@ -468,31 +478,33 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         };
         let replica = ReplicaThread {
             replica: Replica::new(engine),
-            inbox: replica_inbox.clone(),
+            inbox: queues.replica.clone(),
             verify: verify.clone(),
             mesh: mesh.clone(),
             journal,
-            executor: executor_inbox.clone(),
-            background: background_inbox.clone(),
+            executor: queues.executor.clone(),
+            background: queues.background.clone(),
             metrics: node.metrics.clone(),
             status,
             failure: failure.clone(),
             started: Instant::now(),
         };
-        node.shown.show(&shared);
+        node.shown.show(Some(&shared));
         let stop_verify = verify.clone();
         Ok(Self {
             transport,
             mesh,
             clients,
+            late: Box::new(move || {
+                endpoint.set(None);
+                traffic.set(None);
+            }),
             stop_verify: Box::new(move || stop_verify.close()),
             verify: verify.spawn(VERIFY_THREADS)?,
-            replica_inbox,
             replica: spawn("replica", failure, move || replica.run(recovered))?,
-            executor_inbox,
             executor: spawn("executor", failure, move || executor_thread.run())?,
-            background_inbox,
             background: spawn("background", failure, move || background.run())?,
+            queues,
             transfer,
         })
     }
@@ -506,16 +518,83 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         for thread in self.verify {
             join(thread)?;
         }
-        let _ = self.replica_inbox.push(Source::Internal, 0, Event::Stop { clean });
+        let _ = self.queues.replica.push(Source::Internal, 0, Event::Stop { clean });
         let journal = join(self.replica)?;
         drop(journal.stop()?);
-        let _ = self.executor_inbox.push(Source::Internal, 0, Task::Stop);
+        let _ = self.queues.executor.push(Source::Internal, 0, Task::Stop);
         join(self.executor)?;
-        self.background_inbox.close();
+        self.queues.background.close();
         join(self.background)?;
         self.transport.stop();
+        (self.late)();
         Ok(())
     }
+}
+
+fn start_transfer(
+    node: &Node,
+    ledger: &Arc<RocksStorage>,
+    executor: &Arc<Inbox<Task>>,
+    failure: &Arc<Failure>,
+) -> Result<Transfer, NodeError> {
+    let members = MemberKeys::new(node.genesis.membership.members.clone())
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    let (ledger, executor) = (ledger.clone(), executor.clone());
+    Ok(Transfer::start(ledger, executor, failure.clone(), members, node.cluster)?)
+}
+
+fn start_journal<M: Send + 'static>(
+    node: &Node,
+    journal: Journal,
+    replica: &Arc<Inbox<Event<M>>>,
+) -> Result<JournalThread, NodeError> {
+    let metrics = JournalMetrics {
+        syncs: node.metrics.fsyncs.clone(),
+        bytes: node.metrics.journal_bytes.clone(),
+        ..JournalMetrics::default()
+    };
+    let written = replica.clone();
+    let completion = move |number| {
+        let _ = written.push(Source::Internal, 0, Event::Written(number));
+    };
+    Ok(JournalThread::spawn(journal, metrics, completion, abort_process)?)
+}
+
+fn share(
+    node: &Node,
+    evidence: u64,
+    status: &Arc<Mutex<EngineStatus>>,
+    traffic: &Late<(PeerMeshHandle, ClientEndpointHandle)>,
+    failure: &Arc<Failure>,
+) -> Arc<Shared> {
+    let traffic = traffic.clone();
+    Arc::new(Shared {
+        replica: node.id,
+        organization: node.organization.clone(),
+        metrics: node.metrics.clone(),
+        progress: Progress::default(),
+        status: status.clone(),
+        evidence: AtomicU64::new(evidence),
+        bytes_sent: Box::new(move || traffic.get().map_or(0, |(m, c)| bytes_sent(&m, &c))),
+        failure: failure.clone(),
+    })
+}
+
+/// What the last run left undone: checkpoints, and the fetching of a state this ledger differs from.
+fn resume<M>(
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    queues: &Queues<M>,
+    failure: &Arc<Failure>,
+) -> Result<(), NodeError> {
+    for job in executor.pending_checkpoints()? {
+        let _ = queues.background.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
+    }
+    if let Some(certificate) = executor.diverged().cloned() {
+        failure.diverged(certificate.checkpoint.height);
+        let task = Task::Fetch(Box::new(certificate));
+        let _ = queues.executor.push(Source::Internal, 0, task);
+    }
+    Ok(())
 }
 
 fn start_mesh<E: Engine + 'static>(
@@ -560,6 +639,7 @@ fn start_clients(
     node: &Node,
     transport: &TransportThread,
     gateway: Gateway,
+    late: &Late<ClientEndpointHandle>,
 ) -> Result<ClientEndpointHandle, NodeError> {
     let known: std::collections::BTreeSet<_> = node.genesis.clients.iter().map(|c| c.key).collect();
     let config = ClientEndpointConfig {
@@ -572,8 +652,7 @@ fn start_clients(
         limits: node.client_limits(),
     };
     // The sink needs the handle that starting returns; frames come only after a handshake.
-    let slot: Arc<OnceLock<ClientEndpointHandle>> = Arc::default();
-    let endpoint = slot.clone();
+    let endpoint = late.clone();
     let sink = move |event: ClientEvent| match event {
         ClientEvent::Connected { connection, client } => {
             gateway.routes.up(ConnectionId(connection.0), client);
@@ -584,12 +663,12 @@ fn start_clients(
         ClientEvent::Frames { connection, client, delivery } => {
             let Some(endpoint) = endpoint.get() else { return };
             for frame in &delivery.frames {
-                gateway.frame(endpoint, ConnectionId(connection.0), client, frame);
+                gateway.frame(&endpoint, ConnectionId(connection.0), client, frame);
             }
         }
     };
     let handle = ClientEndpoint::start(transport, config, Arc::new(sink))?;
-    let _ = slot.set(handle.clone());
+    late.set(Some(handle.clone()));
     Ok(handle)
 }
 

@@ -286,7 +286,7 @@ fn a_csv_import_takes_a_column_as_key_and_refuses_a_repeated_one() {
     let csv = "Registry,Assignment,Name\nMA-L,00000C,\"Cisco, Inc\"\nMA-L,00000D,Café Ü\nMA-L,00000C,Again\n";
     fs::write(&file, csv).expect("our own file");
     cluster.conclave(0, &["import", &path, "--key", "Assignment"]).exits(3).says(&["4", "00000C"]);
-    let numbered = ["import", &path, "--key", "Assignment", "--number-repeats", "--restart"];
+    let numbered = ["import", &path, "--key", "Assignment", "--number-repeats"];
     cluster.conclave(0, &numbered).succeeds();
     let found = cluster.conclave(1, &["get", "00000D", "-w", "json"]).succeeds().json();
     let row: serde_json::Value =

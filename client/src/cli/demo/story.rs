@@ -59,7 +59,8 @@ impl Story {
         }
         self.stage.waiting("waiting until all four see each other");
         cluster.all_caught_up("the four replicas to see each other").await?;
-        self.stage.done("4 replicas agree by PBFT; any one of them may fail or lie")?;
+        self.stage
+            .done("4 replicas agree by votes that they sign; any one of them may fail or lie")?;
         Ok(cluster)
     }
 
