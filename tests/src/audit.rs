@@ -30,7 +30,7 @@ pub struct Ledger {
     pub state: BTreeMap<Vec<u8>, Stored>,
 }
 
-/// Waits until all replicas stand at one height, stops them, and checks each ledger: it verifies, its
+/// Waits until all is quiet, stops the replicas, and checks each ledger: it verifies, its
 /// blocks are those of the others, its state is the same, and it has every acknowledged write.
 ///
 /// # Panics
@@ -39,7 +39,7 @@ pub struct Ledger {
 pub fn every_replica_has(cluster: &mut Cluster, acknowledged: &Acknowledged) {
     cluster.start_all();
     cluster.wait_ready();
-    cluster.wait_level(acknowledged.height());
+    cluster.wait_settled(acknowledged.height());
     cluster.stop_all();
     let mut first: Option<Ledger> = None;
     for node in &cluster.nodes {
@@ -78,16 +78,17 @@ fn same(node: &Node, ledger: &Ledger, other_node: &Node, other: &Ledger) {
     assert_eq!(ledger.state.len(), other.state.len(), "keys of {home} and {other_home}");
 }
 
-/// `ledger verify` accepts this ledger, which reaches `height`.
+/// `ledger verify` accepts this ledger, which reaches `height` at least. Says how far.
 ///
 /// # Panics
 /// With its complaint.
 #[track_caller]
-pub fn verified(node: &Node, height: u64) {
+pub fn verified(node: &Node, height: u64) -> u64 {
     let answer = node.ledger("verify", &["-w", "json"]).succeeds().json();
     assert_eq!(answer["ok"], Value::Bool(true), "{}: {answer}", node.home.display());
     let reached = answer["height"].as_u64().unwrap_or(0);
     assert!(reached >= height, "{} ends at {reached}, below {height}", node.home.display());
+    reached
 }
 
 /// Reads a stopped replica's disk.

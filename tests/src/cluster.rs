@@ -219,17 +219,19 @@ impl Cluster {
         })
     }
 
-    /// Waits until every replica stands at one height, which is at least `height`, and returns it. The
-    /// cluster must be idle but for its own checkpoints.
-    pub fn wait_level(&self, height: u64) -> u64 {
-        wait::until(&format!("all replicas at one height, at least {height}"), || {
-            let mut heights = Vec::new();
+    /// Waits until all is quiet: every replica that runs stands at one height, at least `height`, which
+    /// an idle cluster has made a stable checkpoint. Says the height.
+    pub fn wait_settled(&self, height: u64) -> u64 {
+        wait::until(&format!("all replicas at one stable height, at least {height}"), || {
+            let mut seen = Vec::new();
             for node in self.nodes.iter().filter(|node| node.is_running()) {
-                heights.push(node.status_number("height")?);
+                seen.push((node.status_number("height")?, node.status_number("checkpoint")?));
             }
-            match heights.first() {
-                Some(first) if *first >= height && heights.iter().all(|h| h == first) => Ok(*first),
-                _ => Err(format!("heights {heights:?}")),
+            match seen.first() {
+                Some(&(first, _)) if first >= height && seen.iter().all(|s| *s == (first, first)) => {
+                    Ok(first)
+                }
+                _ => Err(format!("heights and checkpoints {seen:?}")),
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Replicas that come back without their past, or with an older one.
 
-use conclave_tests::{Cluster, Workload, audit, wait};
+use conclave_tests::{Cluster, Setup, Workload, audit, wait};
 
 /// The replica is in a later epoch than the first, which only its Rejoin begins, and it votes.
 fn rejoined(cluster: &Cluster, index: usize) {
@@ -57,7 +57,9 @@ fn a_wiped_primary_comes_back_as_well() {
 
 #[test]
 fn a_disk_rolled_back_to_an_old_copy_is_found_out_and_rejoins() {
-    let mut cluster = Cluster::start();
+    // Checkpoints come often, so that soon all it voted for since the copy is stable.
+    let setup = Setup::default().limit("checkpoint_interval", 16).limit("window", 32);
+    let mut cluster = Cluster::start_with(&setup);
     let load = Workload::start(cluster.client_home(0), "load", 16);
     load.wait_for_more(300);
     let index = (cluster.primary() + 2) % 4;
@@ -66,7 +68,13 @@ fn a_disk_rolled_back_to_an_old_copy_is_found_out_and_rejoins() {
     cluster.nodes[index].save(&copy);
     cluster.nodes[index].start();
     cluster.wait_ready();
-    load.wait_for_more(600);
+    let stable = cluster.nodes[index].status_number("checkpoint").expect("a status");
+    wait::until("it to take part in some more checkpoints", || {
+        match cluster.nodes[index].status_number("checkpoint")? {
+            now if now >= stable + 5 * 16 => Ok(()),
+            now => Err(format!("{now} after {stable}")),
+        }
+    });
     cluster.nodes[index].kill();
     load.wait_for_more(100);
     cluster.nodes[index].restore(&copy);
