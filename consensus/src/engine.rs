@@ -270,13 +270,13 @@ pub struct Horizon {
     pub phases: Arc<Vec<Phase>>,
     /// The last decided batch that was handed over; decided batches at or below it are known.
     pub delivered: Sequence,
-    /// Earlier epochs of which decided batches are still missing here, in order.
+    /// Earlier epochs, in order: their decided batches may still be missing here.
     pub earlier: Arc<Vec<Era>>,
     /// Largest batch and request, bytes and count.
     pub limits: Arc<crate::membership::Limits>,
 }
 
-/// An epoch that ended before this replica has all of its decided batches.
+/// An epoch that ended.
 #[derive(Debug, Clone)]
 pub struct Era {
     /// Its members.

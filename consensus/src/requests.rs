@@ -38,6 +38,8 @@ const LANE_ITEMS_MAX: usize = 1_056;
 const ORIGIN_ITEMS_MAX: usize = 16_384;
 /// Bytes that one origin may hold here.
 const ORIGIN_BYTES_MAX: usize = 32 << 20;
+/// A request is forwarded again at the client's request after this, milliseconds.
+const FORWARD_AGAIN_MS: u64 = 250;
 /// Remembered digests of decided requests, per generation; two are kept.
 const RECENT_MAX: usize = 8_192;
 
@@ -46,7 +48,10 @@ struct Pending {
     origin: Origin,
     arrival: u64,
     proposed: bool,
+    /// When it was forwarded, until that became a sample.
     forwarded_ms: Option<u64>,
+    /// When it was last forwarded.
+    sent_ms: u64,
 }
 
 #[derive(Default)]
@@ -148,7 +153,7 @@ impl RequestQueue {
         let arrival = self.arrivals;
         lane.pending.insert(
             (session, number),
-            Pending { request, origin, arrival, proposed: false, forwarded_ms: None },
+            Pending { request, origin, arrival, proposed: false, forwarded_ms: None, sent_ms: 0 },
         );
         if lane.turn.is_none() {
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
@@ -283,6 +288,7 @@ impl RequestQueue {
             for pending in lane.pending.values_mut() {
                 if pending.origin == Origin::Direct {
                     pending.forwarded_ms = Some(now_ms);
+                    pending.sent_ms = now_ms;
                     all.push((pending.arrival, Arc::clone(&pending.request)));
                 }
             }
@@ -295,7 +301,18 @@ impl RequestQueue {
     pub fn forwarded(&mut self, key: &RequestKey, now_ms: u64) {
         if let Some(pending) = self.pending_mut(key) {
             pending.forwarded_ms = Some(now_ms);
+            pending.sent_ms = now_ms;
         }
+    }
+
+    /// Whether a client's sending it again is reason to forward it again: it may have been lost.
+    pub fn forward_again(&mut self, key: &RequestKey, now_ms: u64) -> bool {
+        let Some(pending) = self.pending_mut(key) else { return false };
+        let due = pending.origin == Origin::Direct && now_ms >= pending.sent_ms + FORWARD_AGAIN_MS;
+        if due {
+            pending.sent_ms = now_ms;
+        }
+        due
     }
 
     /// When this request was forwarded; once only, so that it is one sample.

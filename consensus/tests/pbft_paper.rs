@@ -602,3 +602,38 @@ fn a_replica_far_behind_catches_up_from_the_ledgers_of_others() {
     assert!(network.now - started < 3_000, "took {} ms", network.now - started);
     assert_eq!(views(&network), [0, 0, 0, 0]);
 }
+
+#[test]
+fn a_replica_whose_state_differs_says_so_installs_the_certified_state_and_goes_on() {
+    let mut network = Network::new(4, 31);
+    network.ask(0, 1, 1);
+    executed(&mut network, 1);
+    network.corrupt(3);
+    for number in 2..=60 {
+        network.ask(0, 1, number);
+        network.run_ms(20);
+    }
+    network.run_ms(3_000);
+    assert!(network.node(3).diverged, "it noticed");
+    let right = network.node(0).ledger.header;
+    assert_eq!(network.node(3).ledger.header, right, "it holds the certified state again");
+    assert!(network.up().iter().all(|id| network.engine(*id).status().stable >= Sequence(48)));
+}
+
+#[test]
+fn a_new_view_of_a_liar_that_names_what_nobody_has_holds_up_no_other_view() {
+    let mut network = with_traitor(3, 32);
+    let forge = network.forge();
+    let view = (1 << 40) + 3;
+    let changes: Vec<_> =
+        [0, 1, 2].iter().map(|by| forge.view_change(*by, view, None, vec![])).collect();
+    let message = forge.new_view(3, view, &changes, &[]);
+    network.send_all(3, &message);
+    network.run_ms(50);
+    network.kill(0);
+    network.ask_all(1, 1);
+    network.run_ms(1_500);
+    network.start(0);
+    executed(&mut network, 1);
+    assert!(views(&network).iter().all(|view| *view < 8), "{:?}", views(&network));
+}

@@ -41,7 +41,7 @@ const SUPPLY_MS: u64 = 20;
 #[derive(Default)]
 struct Peer {
     report: Option<Report>,
-    reported_ms: u64,
+    reported_ms: Option<u64>,
     /// A fetch of one body is under way with this peer since then.
     busy_since_ms: Option<u64>,
     /// Messages of later views.
@@ -208,6 +208,7 @@ impl Pbft {
         if let Some(peer) = self.fetching.peers.get_mut(&peer) {
             peer.busy_since_ms = None;
             peer.report = None;
+            peer.reported_ms = None;
         }
         let report = self.own_report();
         self.send_after(To::One(peer), Message::Status(report), 0);
@@ -244,7 +245,11 @@ impl Pbft {
         let (epoch, now) = (self.epoch(), self.now_ms);
         let peer = self.fetching.peers.entry(from).or_default();
         let before = peer.report.replace(report.clone());
-        let lately = now < std::mem::replace(&mut peer.reported_ms, now) + STATUS_MS / 5;
+        // A peer that repeats itself gets no more for it.
+        let lately = peer.reported_ms.is_some_and(|last| now < last + STATUS_MS / 5);
+        if !lately {
+            peer.reported_ms = Some(now);
+        }
         if report.epoch < epoch {
             return self.send_epoch_end(from, report.epoch);
         }
@@ -257,6 +262,9 @@ impl Pbft {
             }
             return;
         }
+        if lately {
+            return self.fetch_decided();
+        }
         let to = To::One(from);
         if report.stable < self.low
             && let Some(stable) = self.checkpoints.stable.clone()
@@ -264,7 +272,7 @@ impl Pbft {
             self.send(to, Message::Stable(stable));
         }
         let stuck = before.is_none_or(|before| {
-            !lately && before.decided == report.decided && before.stable == report.stable
+            before.decided == report.decided && before.stable == report.stable
         });
         if stuck && self.can_sign() {
             for message in self.own_checkpoints() {

@@ -53,6 +53,11 @@ impl Checkpoints {
         Self { own, last, ..Self::default() }
     }
 
+    /// Whether the own ledger differs from a certified state: nothing is handed to it.
+    pub(super) fn diverged(&self) -> bool {
+        self.diverged
+    }
+
     pub(super) fn installing(&self) -> bool {
         self.installing.is_some()
     }
@@ -104,25 +109,25 @@ impl Pbft {
             return;
         }
         let id = self.id();
-        let epoch = self.epoch();
-        let fresh: Vec<Checkpoint> = self
-            .checkpoints
-            .own
-            .range(self.low.next()..=self.high())
-            .map(|(_, own)| own.clone())
-            .filter(|own| own.epoch == epoch)
-            .filter(|own| {
-                let votes = self.checkpoints.votes.get(&own.height);
-                !votes.is_some_and(|votes| votes.contains_key(&id))
-            })
-            .collect();
-        for checkpoint in fresh {
+        // Each may become stable at once, which moves the window and may end the epoch.
+        while let Some(checkpoint) = self.next_to_vouch() {
             let height = checkpoint.height;
             let vote = self.signer.sign(CheckpointVote { checkpoint, replica: id });
             self.send(To::Others, Message::Checkpoint(vote.clone()));
             self.checkpoints.keep(id, vote);
             self.count_checkpoints(height);
         }
+    }
+
+    /// The lowest own checkpoint of this window and epoch that is not vouched for.
+    fn next_to_vouch(&self) -> Option<Checkpoint> {
+        let id = self.id();
+        let mut own = self.checkpoints.own.range(self.low.next()..=self.high());
+        let fresh = own.find(|(height, own)| {
+            let votes = self.checkpoints.votes.get(*height);
+            own.epoch == self.epoch() && !votes.is_some_and(|votes| votes.contains_key(&id))
+        });
+        fresh.map(|(_, own)| own.clone())
     }
 
     pub(super) fn on_checkpoint(&mut self, from: ReplicaId, vote: Signed<CheckpointVote>) {
@@ -266,15 +271,13 @@ impl Pbft {
         let height = certificate.checkpoint.height;
         self.checkpoints.installing = None;
         self.checkpoints.diverged = false;
-        if height < self.executed && height < self.checkpoints.last {
-            return;
-        }
-        self.executed = self.executed.max(height);
-        self.delivered = self.delivered.max(height);
-        self.checkpoints.last = self.checkpoints.last.max(height);
+        // Exactly there: a ledger that had differed is handed the blocks above once more.
+        self.executed = height;
+        self.delivered = height;
+        self.gate = None;
+        self.checkpoints.last = height;
         self.checkpoints.own.clear();
         self.checkpoints.own.insert(height, certificate.checkpoint.clone());
-        self.gate = self.gate.filter(|gate| *gate > height);
         let certificate = Arc::new(certificate);
         self.await_own(Arc::clone(&certificate));
         self.adopt_stable(certificate);
@@ -282,7 +285,6 @@ impl Pbft {
         self.agreed = self.agreed.max(self.delivered);
         self.raise_agreed();
         self.next = self.next.max(self.agreed.next());
-        self.forget_eras();
         self.deliver();
     }
 

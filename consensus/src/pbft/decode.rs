@@ -30,6 +30,9 @@ const VOTE_BYTES: usize = 4 + 8 + 8 + 8 + 32 + 64;
 /// Requests in one FORWARD.
 pub(super) const FORWARD_ITEMS_MAX: usize = 1024;
 
+/// Members of any epoch.
+const MEMBERS_MAX: usize = 1_000;
+
 /// Bytes of the largest VIEW-CHANGE of `n` members over a window of `window`.
 pub(super) const fn view_change_bytes_max(n: usize, window: usize) -> usize {
     let quorum = Byzantine::of(n).quorum();
@@ -105,8 +108,13 @@ impl Decoder<'_> {
             Message::EpochEnd(end) => self.epoch_end(end),
             Message::Rejoin(rejoin) => self.rejoin(rejoin, Some(self.from)),
             Message::OwnVotes(own) => self.own_votes(own),
-            Message::Status(_)
-            | Message::FetchBatch { .. }
+            Message::Status(report) => {
+                if report.changes.len() > MEMBERS_MAX {
+                    return Err(Reject::Cap("senders of VIEW-CHANGEs"));
+                }
+                Ok(())
+            }
+            Message::FetchBatch { .. }
             | Message::FetchViewChange { .. }
             | Message::FetchDecided { .. }
             | Message::OwnVotesQuery { .. } => Ok(()),

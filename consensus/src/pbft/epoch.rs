@@ -34,7 +34,7 @@ struct PendingRejoin {
 pub(super) struct Epochs {
     /// The block that ends the epoch is executed, and waits for a quorum.
     pub(super) ending: Option<NextEpoch>,
-    /// Earlier epochs of which batches are missing here.
+    /// Earlier epochs, one per accepted Rejoin: their batches may be missing here.
     pub(super) eras: Arc<Vec<Era>>,
     /// What peers ask for, one each, void when the epoch ends.
     rejoins: BTreeMap<ReplicaId, PendingRejoin>,
@@ -63,6 +63,7 @@ impl Pbft {
     /// Execution says that the change at this block took effect.
     pub(super) fn end_epoch(&mut self, next: NextEpoch) {
         let end = next.header.height;
+        self.epochs.delivered = None;
         self.epochs.ending = Some(next);
         self.fetching.void_above(end);
         self.finish_epoch();
@@ -108,7 +109,6 @@ impl Pbft {
             end: last,
         };
         Arc::make_mut(&mut self.epochs.eras).push(old);
-        self.forget_eras();
         self.raise_low(last.max(self.low));
         self.await_own(Arc::new(end.certificate.clone()));
         self.membership = Arc::new(end.next.clone());
@@ -147,6 +147,7 @@ impl Pbft {
         self.fetching.start_epoch(last);
         self.epochs.ending = None;
         self.epochs.rejoins.clear();
+        self.epochs.delivered = None;
         self.accused.clear();
     }
 
@@ -161,14 +162,6 @@ impl Pbft {
             marker.since = Some(end.next.epoch);
             let bytes = wire::encode(marker);
             self.persist(record::REJOIN, bytes);
-        }
-    }
-
-    /// Epochs whose batches are all here need no keys any more.
-    pub(super) fn forget_eras(&mut self) {
-        let delivered = self.delivered;
-        if self.epochs.eras.first().is_some_and(|era| era.end <= delivered) {
-            Arc::make_mut(&mut self.epochs.eras).retain(|era| era.end > delivered);
         }
     }
 

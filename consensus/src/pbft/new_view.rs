@@ -151,12 +151,12 @@ impl Pbft {
         if value.epoch != self.epoch() {
             return self.reject(from, Reject::EpochPast(value.epoch));
         }
-        let pending = self.changes.pending.as_ref().map(|it| Arc::clone(&it.new_view));
+        let leader = super::certificate::primary(&self.membership, view);
+        let pending = self.changes.pending.get(&leader).map(|it| Arc::clone(&it.new_view));
         for known in [pending, self.changes.new_view.clone()].into_iter().flatten() {
             if known.value().view == view && known.name() != message.name() {
-                let culprit = super::certificate::primary(&self.membership, view);
                 self.accuse(Evidence {
-                    culprit,
+                    culprit: leader,
                     epoch: value.epoch,
                     kind: kind::NEW_VIEW,
                     first: (known.value().body(), known.signed.signature),
@@ -165,21 +165,28 @@ impl Pbft {
                 return self.reject(from, Reject::Protocol("two NEW-VIEWs for one view"));
             }
         }
-        let pending_view = self.changes.pending.as_ref().map_or(View(0), PendingNewView::view);
-        if view < self.view || (view == self.view && self.active) || view <= pending_view {
+        let pending_view = self.changes.pending.get(&leader).map_or(View(0), PendingNewView::view);
+        if view < self.view || (view == self.view && self.active) || view < pending_view {
             return self.reject(from, Reject::Known);
         }
+        // The same again: whoever sent it last is asked for what is missing.
         let known = |name: &Digest| self.changes.named(name).map(Arc::clone);
-        let found =
+        let mut found: BTreeMap<_, _> =
             value.changes.iter().filter_map(|(id, name)| known(name).map(|it| (*id, it))).collect();
+        if let Some(before) = self.changes.pending.remove(&leader)
+            && before.view() == view
+        {
+            found.extend(before.found);
+        }
         let asked_ms = self.now_ms;
-        self.changes.pending = Some(PendingNewView { new_view: message, from, found, asked_ms });
-        self.fetch_view_changes();
-        self.accept_new_view();
+        let pending = PendingNewView { new_view: message, from, found, asked_ms };
+        self.changes.pending.insert(leader, pending);
+        self.fetch_view_changes(leader);
+        self.accept_new_view(leader);
     }
 
-    fn fetch_view_changes(&mut self) {
-        let Some(pending) = &self.changes.pending else { return };
+    fn fetch_view_changes(&mut self, leader: ReplicaId) {
+        let Some(pending) = self.changes.pending.get(&leader) else { return };
         let (to, missing) = (To::One(pending.from), pending.missing());
         for name in missing {
             self.send_after(to, Message::FetchViewChange { name }, 0);
@@ -188,16 +195,17 @@ impl Pbft {
 
     /// Asks again for what a NEW-VIEW names.
     pub(super) fn tick_new_view(&mut self) {
-        let pause = self.base_timeout_ms() / 4;
-        let due = self.changes.pending.as_mut().is_some_and(|pending| {
-            let due = self.now_ms >= pending.asked_ms + pause;
-            if due {
-                pending.asked_ms = self.now_ms;
-            }
-            due
-        });
-        if due {
-            self.fetch_view_changes();
+        let (now, pause) = (self.now_ms, self.base_timeout_ms() / 4);
+        let pending = self.changes.pending.iter_mut();
+        let due = pending.filter(|(_, pending)| now >= pending.asked_ms + pause);
+        let leaders: Vec<ReplicaId> = due
+            .map(|(leader, pending)| {
+                pending.asked_ms = now;
+                *leader
+            })
+            .collect();
+        for leader in leaders {
+            self.fetch_view_changes(leader);
         }
     }
 
@@ -209,35 +217,34 @@ impl Pbft {
         }
     }
 
-    /// Takes a VIEW-CHANGE that a pending NEW-VIEW names; says whether it did.
-    pub(super) fn complete_new_view(&mut self, message: &Arc<Sealed<ViewChange>>) -> bool {
-        let Some(pending) = &mut self.changes.pending else { return false };
+    /// Gives a VIEW-CHANGE to the pending NEW-VIEWs that name it.
+    pub(super) fn complete_new_view(&mut self, message: &Arc<Sealed<ViewChange>>) {
         let sender = message.value().replica;
-        let named = pending
-            .new_view
-            .value()
-            .changes
-            .iter()
-            .any(|(id, name)| *id == sender && *name == message.name());
-        if !named || pending.found.contains_key(&sender) {
-            return false;
+        let mut completed = Vec::new();
+        for (leader, pending) in &mut self.changes.pending {
+            let mut named = pending.new_view.value().changes.iter();
+            if named.any(|(id, name)| *id == sender && *name == message.name()) {
+                pending.found.insert(sender, Arc::clone(message));
+                completed.push(*leader);
+            }
         }
-        pending.found.insert(sender, Arc::clone(message));
-        self.accept_new_view();
-        // The sender's newest may be this one, too.
-        let newest = self.changes.newest.get(&sender);
-        newest.is_some_and(|known| known.value().view >= message.value().view) || self.active
+        for leader in completed {
+            self.accept_new_view(leader);
+        }
     }
 
     /// OSDI'99 §4.4: a backup recomputes O from V and enters the view when it is the same.
-    fn accept_new_view(&mut self) {
-        if self.changes.pending.as_ref().is_none_or(|pending| !pending.missing().is_empty()) {
+    fn accept_new_view(&mut self, leader: ReplicaId) {
+        let complete = |pending: &PendingNewView| pending.missing().is_empty();
+        if !self.changes.pending.get(&leader).is_some_and(complete) {
             return;
         }
-        let Some(PendingNewView { new_view, from, found, .. }) = self.changes.pending.take() else {
-            return;
-        };
+        let Some(pending) = self.changes.pending.remove(&leader) else { return };
+        let PendingNewView { new_view, from, found, .. } = pending;
         let value = new_view.value();
+        if value.view < self.view || (value.view == self.view && self.active) {
+            return;
+        }
         let fits =
             found.iter().all(|(id, it)| it.value().replica == *id && it.value().view == value.view);
         if !fits {
@@ -255,6 +262,10 @@ impl Pbft {
         let changes: Vec<_> = found.into_values().collect();
         for certificate in changes.iter().filter_map(|it| it.value().certificate.clone()) {
             self.adopt_stable(Arc::new(certificate));
+        }
+        if value.epoch != self.epoch() {
+            // One of these checkpoints was the epoch's last.
+            return;
         }
         if value.view > self.view {
             self.leave_view(value.view);
@@ -288,7 +299,8 @@ impl Pbft {
         let open = self.adopt_proposals(&value.proposals);
         self.changes.new_view = Some(new_view);
         self.changes.kept = changes;
-        self.changes.pending = None;
+        let view = self.view;
+        self.changes.pending.retain(|_, pending| pending.view() > view);
         if self.agreed >= last {
             self.changes.deadline_ms = None;
         } else if self.changes.deadline_ms.is_none() {

@@ -25,20 +25,23 @@ impl Pbft {
     /// needed to know that it was told.
     pub(super) fn on_requests(&mut self, requests: Vec<Arc<SignedRequest>>) {
         let clock = self.request_clock();
-        let mut fresh = Vec::new();
+        let now = self.now_ms;
+        let forwards = self.active && !self.is_primary();
+        let mut forwarded = Vec::new();
         for request in requests {
-            if self.queue.offer(Arc::clone(&request), Origin::Direct, clock) == Offered::New {
-                fresh.push(request);
+            match self.queue.offer(Arc::clone(&request), Origin::Direct, clock) {
+                Offered::New if forwards => {
+                    self.queue.forwarded(&request.key(), now);
+                    forwarded.push(request);
+                }
+                Offered::Known if forwards && self.queue.forward_again(&request.key(), now) => {
+                    forwarded.push(request);
+                }
+                Offered::New | Offered::Known | Offered::Full => {}
             }
         }
-        if self.is_primary() {
-            self.propose();
-        } else if self.active {
-            for request in &fresh {
-                self.queue.forwarded(&request.key(), self.now_ms);
-            }
-            self.forward(fresh);
-        }
+        self.forward(forwarded);
+        self.propose();
     }
 
     /// Sends requests to the primary in frames of bounded size.
@@ -428,6 +431,7 @@ impl Pbft {
     /// Hands decided batches over, in order, each once, as far as the ledger keeps up.
     pub(super) fn deliver(&mut self) {
         while self.gate.is_none()
+            && !self.checkpoints.diverged()
             && self.delivered.0.saturating_sub(self.executed.0) < UNEXECUTED_MAX
         {
             let sequence = self.delivered.next();
@@ -441,7 +445,6 @@ impl Pbft {
             }
             self.checkpoints.delivered_ms = self.now_ms;
             self.change_delivered(&committed);
-            self.forget_eras();
             let mark = committed.certificate.clone();
             let journaled = self
                 .log

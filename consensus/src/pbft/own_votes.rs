@@ -49,6 +49,23 @@ impl Probe {
     }
 }
 
+impl Probe {
+    /// Whether this epoch began after what the journal knows: a vote in it is unaccounted for.
+    fn before(&self, epoch: Epoch) -> bool {
+        epoch > self.epoch
+    }
+
+    fn lacks_vote(&self, statement: &Statement) -> bool {
+        let Statement { epoch, view, sequence, .. } = *statement;
+        let later = view > self.view || (view == self.view && sequence > self.through);
+        self.before(epoch) || (epoch == self.epoch && later)
+    }
+
+    fn lacks_view(&self, epoch: Epoch, view: View, known: View) -> bool {
+        self.before(epoch) || (epoch == self.epoch && view > known)
+    }
+}
+
 impl Pbft {
     pub(super) fn probing(&self) -> bool {
         self.probe.is_some()
@@ -165,37 +182,30 @@ impl Pbft {
 
     /// Looks for a vote of ours that journal and ledger do not account for.
     fn rollback_in_own(&self, own: &OwnVotes) -> Result<Option<String>, Reject> {
-        let Some(probe) = self.probe.as_ref().filter(|it| it.epoch == self.epoch()) else {
-            return Ok(None);
-        };
+        let Some(probe) = self.probe.as_ref() else { return Ok(None) };
         let Some(key) = self.keys.get(&self.id()) else { return Ok(None) };
         let forged = |_| Reject::Signature("a vote said to be ours");
         for (kind, vote) in &own.votes {
             let statement = &vote.statement;
             let unaccounted = match *kind {
-                kind::COMMIT => self.lacks_commit(statement),
-                kind::PRE_PREPARE | kind::PREPARE => {
-                    statement.view > probe.view
-                        || (statement.view == probe.view && statement.sequence > probe.through)
-                }
+                kind::COMMIT => probe.before(statement.epoch) || self.lacks_commit(statement),
+                kind::PRE_PREPARE | kind::PREPARE => probe.lacks_vote(statement),
                 _ => return Err(Reject::Protocol("no vote")),
             };
-            if unaccounted && statement.epoch == probe.epoch {
+            if unaccounted {
                 key.verify(&statement.covered(&self.cluster, *kind), &vote.signature)
                     .map_err(forged)?;
                 return Ok(Some(format!("a peer holds our vote of {statement}, our journal not")));
             }
         }
         if let Some(change) = &own.view_change
-            && change.value().view > probe.view_change
-            && change.value().epoch == probe.epoch
+            && probe.lacks_view(change.value().epoch, change.value().view, probe.view_change)
         {
             change.signed.verify(key, &self.cluster).map_err(forged)?;
             return Ok(Some(format!("a peer holds our {}, our journal not", change.value())));
         }
         if let Some(new_view) = &own.new_view
-            && new_view.value().view > probe.new_view
-            && new_view.value().epoch == probe.epoch
+            && probe.lacks_view(new_view.value().epoch, new_view.value().view, probe.new_view)
         {
             new_view.signed.verify(key, &self.cluster).map_err(forged)?;
             return Ok(Some(format!("a peer holds our {}, our journal not", new_view.value())));

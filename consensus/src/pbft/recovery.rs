@@ -192,7 +192,6 @@ impl Pbft {
         if self.epoch() < newest {
             return Err(RecoverError::Damaged(record::EPOCH));
         }
-        self.forget_eras();
         Ok(())
     }
 

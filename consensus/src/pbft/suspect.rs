@@ -35,7 +35,7 @@ pub(super) struct Suspicion {
     from_ms: u64,
     /// The timeout in force.
     pub(super) timeout_ms: u64,
-    /// A request timer expired in this view.
+    /// A request timer is expired.
     pub(super) expired: bool,
     /// This view's primary contradicted itself.
     pub(super) faulty: bool,
@@ -117,11 +117,8 @@ impl Pbft {
         }
         if !self.is_primary() && self.can_sign() {
             let Suspicion { clock_ms, from_ms, timeout_ms, .. } = self.suspicion;
-            if self.queue.overdue(clock_ms, from_ms, timeout_ms)
-                || self.rejoin_overdue(clock_ms, from_ms, timeout_ms)
-            {
-                self.suspicion.expired = true;
-            }
+            self.suspicion.expired = self.queue.overdue(clock_ms, from_ms, timeout_ms)
+                || self.rejoin_overdue(clock_ms, from_ms, timeout_ms);
         }
         self.suspect();
     }

@@ -28,8 +28,9 @@ pub(super) struct ViewChanges {
     /// The newest NEW-VIEW built or accepted, for laggards, and its V.
     pub(super) new_view: Option<Arc<Sealed<NewView>>>,
     pub(super) kept: Vec<Arc<Sealed<ViewChange>>>,
-    /// A NEW-VIEW whose V is not complete here.
-    pub(super) pending: Option<PendingNewView>,
+    /// Of each primary, the highest NEW-VIEW whose V is not complete here: one that names what
+    /// nobody has holds up its own sender's only.
+    pub(super) pending: BTreeMap<ReplicaId, PendingNewView>,
     /// View changes since the start.
     pub(super) count: u64,
 }
@@ -73,9 +74,11 @@ impl Pbft {
         if let Some(certificate) = &change.certificate {
             self.adopt_stable(Arc::new(certificate.clone()));
         }
-        if self.complete_new_view(&message) {
+        if change.epoch != self.epoch() {
+            // That checkpoint was the epoch's last.
             return;
         }
+        self.complete_new_view(&message);
         let sender = change.replica;
         if let Some(known) = self.changes.newest.get(&sender).cloned() {
             if known.value().view == change.view && known.name() != message.name() {
@@ -168,9 +171,7 @@ impl Pbft {
         }
         self.suspicion.enter_view(view, n);
         self.changes.deadline_ms = None;
-        if self.changes.pending.as_ref().is_some_and(|it| it.view() < view) {
-            self.changes.pending = None;
-        }
+        self.changes.pending.retain(|_, pending| pending.view() >= view);
     }
 
     /// The timer of view w runs once a quorum has sent VIEW-CHANGEs for w or higher.

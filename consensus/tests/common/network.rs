@@ -283,6 +283,12 @@ impl Network {
         self.down.insert(id, (node.disk, node.ledger));
     }
 
+    /// Flips something in this replica's ledger: from here on its headers differ.
+    pub fn corrupt(&mut self, id: u16) {
+        let node = self.nodes.get_mut(&id).expect("it is up");
+        node.ledger.header = digest("corrupt", &[node.ledger.header.as_bytes()]);
+    }
+
     /// The replica's disk is lost; the operator lets it rejoin.
     pub fn wipe(&mut self, id: u16, nonce: u64) {
         let marker = Pbft::rejoin_marker(digest("test-nonce", &[&nonce.to_le_bytes()]));
@@ -379,7 +385,10 @@ impl Network {
                 node.ledger_disk.keep_end(&end);
             }
             Effect::Install(certificate) => self.install(id, certificate),
-            Effect::Diverged(_) => self.nodes.get_mut(&id).expect("it acts").diverged = true,
+            Effect::Diverged(certificate) => {
+                self.nodes.get_mut(&id).expect("it acts").diverged = true;
+                self.install(id, certificate);
+            }
             Effect::RolledBack { reason } => {
                 self.nodes.get_mut(&id).expect("it acts").rolled_back = Some(reason);
             }
@@ -477,9 +486,6 @@ impl Network {
         let known = self.history.entry(committed.sequence).or_insert((batch, id));
         assert_eq!(known.0, batch, "r{id} and r{} differ at {}", known.1, committed.sequence);
         let node = self.nodes.get_mut(&id).expect("it acts");
-        if node.diverged {
-            return;
-        }
         let checkpointed = node.ledger.execute(committed);
         let input = match checkpointed {
             Some(checkpointed) => {
