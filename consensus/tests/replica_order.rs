@@ -123,17 +123,18 @@ fn say(said: Vec<Said>) -> Input<Script> {
 }
 
 fn names(effects: &[Effect<Script>]) -> Vec<String> {
-    effects
-        .iter()
-        .map(|effect| match effect {
-            Effect::Send { message: Script(said), .. } => match said[0] {
-                Said::Send(name) => format!("send {name}"),
-                _ => "?".into(),
-            },
-            Effect::Commit(committed) => format!("commit {}", committed.sequence),
-            _ => "?".into(),
-        })
-        .collect()
+    let name = |effect: &Effect<Script>| {
+        if let Effect::Send { message: Script(said), .. } = effect
+            && let Some(Said::Send(name) | Said::Early(name, _)) = said.first()
+        {
+            format!("send {name}")
+        } else if let Effect::Commit(committed) = effect {
+            format!("commit {}", committed.sequence)
+        } else {
+            format!("{effect:?}")
+        }
+    };
+    effects.iter().map(name).collect()
 }
 
 fn slots(records: &[Record]) -> Vec<u8> {

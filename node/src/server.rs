@@ -436,29 +436,11 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let evidence = executor.reader().evidence_count()?;
         let shared = share(node, evidence, &status, &traffic, failure);
         let routes = Arc::new(Routes::default());
-        let submit = verify.clone();
-        let gateway = Gateway {
-            routes: routes.clone(),
-            executor: queues.executor.clone(),
-            verify: Box::new(move |request| submit.request(request)),
-            reader: executor.reader(),
-            shared: shared.clone(),
-            request_bytes_max: node.genesis.limits.request_bytes_max as usize,
-        };
+        let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
         let clients = start_clients(node, &transport, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
         let journal = start_journal(node, journal, &queues.replica)?;
-        let background = Background::<E> {
-            inbox: queues.background.clone(),
-            executor: queues.executor.clone(),
-            ledger,
-            reader: executor.reader(),
-            mesh: mesh.clone(),
-            evidence: node.data.join("evidence"),
-            shared: shared.clone(),
-            failure: failure.clone(),
-            engine: PhantomData,
-        };
+        let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared);
         resume(&executor, &queues, failure)?;
         let resubmit = verify.clone();
         let executor_thread = ExecutorThread {
@@ -476,19 +458,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             fetching: false,
             held: Vec::new(),
         };
-        let replica = ReplicaThread {
-            replica: Replica::new(engine),
-            inbox: queues.replica.clone(),
-            verify: verify.clone(),
-            mesh: mesh.clone(),
-            journal,
-            executor: queues.executor.clone(),
-            background: queues.background.clone(),
-            metrics: node.metrics.clone(),
-            status,
-            failure: failure.clone(),
-            started: Instant::now(),
-        };
+        let replica = replica_thread(engine, &verify, &mesh, journal, &queues, &shared);
         node.shown.show(Some(&shared));
         let stop_verify = verify.clone();
         Ok(Self {
@@ -528,6 +498,69 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         self.transport.stop();
         (self.late)();
         Ok(())
+    }
+}
+
+fn gateway<E: Engine + 'static>(
+    node: &Node,
+    verify: &Verify<E>,
+    queues: &Queues<E::Message>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    shared: &Arc<Shared>,
+    routes: &Arc<Routes>,
+) -> Gateway {
+    let submit = verify.clone();
+    Gateway {
+        routes: routes.clone(),
+        executor: queues.executor.clone(),
+        verify: Box::new(move |request| submit.request(request)),
+        reader: executor.reader(),
+        shared: shared.clone(),
+        request_bytes_max: node.genesis.limits.request_bytes_max as usize,
+    }
+}
+
+fn background<E: Engine>(
+    node: &Node,
+    queues: &Queues<E::Message>,
+    ledger: Arc<RocksStorage>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    mesh: &PeerMeshHandle,
+    shared: &Arc<Shared>,
+) -> Background<E> {
+    Background {
+        inbox: queues.background.clone(),
+        executor: queues.executor.clone(),
+        ledger,
+        reader: executor.reader(),
+        mesh: mesh.clone(),
+        evidence: node.data.join("evidence"),
+        shared: shared.clone(),
+        failure: shared.failure.clone(),
+        engine: PhantomData,
+    }
+}
+
+fn replica_thread<E: Engine + 'static>(
+    engine: E,
+    verify: &Verify<E>,
+    mesh: &PeerMeshHandle,
+    journal: JournalThread,
+    queues: &Queues<E::Message>,
+    shared: &Arc<Shared>,
+) -> ReplicaThread<E> {
+    ReplicaThread {
+        replica: Replica::new(engine),
+        inbox: queues.replica.clone(),
+        verify: verify.clone(),
+        mesh: mesh.clone(),
+        journal,
+        executor: queues.executor.clone(),
+        background: queues.background.clone(),
+        metrics: shared.metrics.clone(),
+        status: shared.status.clone(),
+        failure: shared.failure.clone(),
+        started: Instant::now(),
     }
 }
 

@@ -228,7 +228,9 @@ impl Cluster {
                 seen.push((node.status_number("height")?, node.status_number("checkpoint")?));
             }
             match seen.first() {
-                Some(&(first, _)) if first >= height && seen.iter().all(|s| *s == (first, first)) => {
+                Some(&(first, _))
+                    if first >= height && seen.iter().all(|s| *s == (first, first)) =>
+                {
                     Ok(first)
                 }
                 _ => Err(format!("heights and checkpoints {seen:?}")),
