@@ -182,6 +182,29 @@ fn the_next_process_closes_the_session_of_the_last_and_leaves_living_ones_alone(
 }
 
 #[test]
+fn a_session_that_was_closed_meanwhile_is_reported_once_and_replaced() {
+    let cluster = Sequencer::start(CORRECT);
+    run(async {
+        let idle = Client::connect(cluster.home(0)).unwrap();
+        idle.put(b"k", b"v").await.unwrap();
+        // 32 sessions may be open; the one idle longest makes room.
+        let others: Vec<Client> =
+            (0..31).map(|_| Client::connect(cluster.home(0)).unwrap()).collect();
+        for client in &others {
+            client.put(b"k", b"v").await.unwrap();
+        }
+        // A home of the same key, elsewhere.
+        let mut copy = cluster.home(0);
+        copy.config.session = cluster.testnet.clients[1].join("copied.json");
+        let copy = Client::connect(copy).unwrap();
+        copy.put(b"k", b"v").await.unwrap();
+        let error = idle.put(b"k", b"w").await.unwrap_err();
+        assert!(matches!(error, ClientError::SessionClosed), "{error}");
+        idle.put(b"k", b"x").await.unwrap();
+    });
+}
+
+#[test]
 fn a_receipt_proves_what_was_put_to_whoever_has_the_genesis() {
     let cluster = Sequencer::start(CORRECT);
     let text = run(async {

@@ -228,7 +228,8 @@ impl Driver {
 
     /// Moves waiting requests into the session as far as it has room.
     fn submit_waiting(&mut self) {
-        if !self.waiting.is_empty() && self.session.is_none() {
+        // Each turn opens one, or answers a caller.
+        while !self.waiting.is_empty() && self.session.is_none() {
             self.open_session();
         }
         for _ in 0..WAITING_MAX {
@@ -248,14 +249,16 @@ impl Driver {
                     self.deadlines.insert((deadline, ticket));
                     self.on_events(events);
                 }
-                Err(SubmitError::NotOpen | SubmitError::WindowFull) => {
+                Err(error) => {
                     self.waiting_bytes += operations.len();
                     let transact = Transact { operations, writes, called, deadline, reply };
                     self.waiting.push_front(transact);
+                    // The cluster closed the session; those under way in it must be answered first.
+                    if matches!(error, SubmitError::Closed(_)) && self.callers.is_empty() {
+                        self.session = None;
+                        self.open_session();
+                    }
                     return;
-                }
-                Err(SubmitError::Closed(_) | SubmitError::Ticket) => {
-                    let _ = reply.send(Err(ClientError::SessionClosed));
                 }
             }
         }

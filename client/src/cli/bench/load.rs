@@ -124,8 +124,9 @@ impl Load {
     /// What was found, or why the load made no sense.
     pub(super) fn finish(&self) -> Result<Measured, Failure> {
         if let Some(history) = &self.0.history {
-            let flushed = lock(history).flush();
-            lock(&self.0.failures).history = flushed.err();
+            if let Err(error) = lock(history).flush() {
+                lock(&self.0.failures).history = Some(error);
+            }
         }
         let mut failures = lock(&self.0.failures);
         if let Some(error) = failures.history.take() {
@@ -191,8 +192,12 @@ impl Shared {
         entry.call_ns = lock(history).nanoseconds(Instant::now());
         let outcome = self.execute(&mut entry).await;
         let error = match outcome {
-            Ok(()) => {
+            Ok(known) => {
                 entry.return_ns = Some(lock(history).nanoseconds(Instant::now()));
+                match known {
+                    Some(value) if seen.len() < SEEN_MAX => seen.insert(entry.key.clone(), value),
+                    _ => seen.remove(&entry.key),
+                };
                 None
             }
             Err(error) => {
@@ -204,12 +209,6 @@ impl Shared {
                 Some(error)
             }
         };
-        if error.is_none() && seen.len() < SEEN_MAX {
-            match (&entry.value, entry.result) {
-                (Some(value), "ok") => seen.insert(entry.key.clone(), value.clone()),
-                _ => seen.remove(&entry.key),
-            };
-        }
         if let Err(error) = lock(history).write(&entry) {
             self.stop.store(true, Ordering::Relaxed);
             lock(&self.failures).history = Some(error);
@@ -217,31 +216,40 @@ impl Shared {
         error.map_or(Ok(()), Err)
     }
 
-    async fn execute(&self, entry: &mut Entry) -> Result<(), ClientError> {
+    /// Does what the entry says; answers what the key is known to hold then.
+    async fn execute(&self, entry: &mut Entry) -> Result<Option<String>, ClientError> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let key = entry.key.as_bytes();
         let value = entry.value.clone().unwrap_or_default();
-        let expected = entry.expected.clone();
-        let (result, height) = match entry.op {
-            "put" => ("ok", self.client.put(key, value.as_bytes()).await?.1.height),
+        let (result, known, height) = match entry.op {
+            "put" => {
+                let (_, committed) = self.client.put(key, value.as_bytes()).await?;
+                ("ok", Some(value), committed.height)
+            }
             "get" => {
                 let (found, committed) = self.client.get(key).await?;
-                let result = if found.is_some() { "ok" } else { "absent" };
-                entry.value = found.map(|found| String::from_utf8_lossy(&found.value).into_owned());
-                (result, committed.height)
+                entry.value = found.map(|found| text(found.value));
+                let result = if entry.value.is_some() { "ok" } else { "absent" };
+                (result, entry.value.clone(), committed.height)
             }
             "delete" => {
                 let (deleted, committed) = self.client.delete(key).await?;
-                (if deleted { "ok" } else { "absent" }, committed.height)
+                (if deleted { "ok" } else { "absent" }, None, committed.height)
             }
             _ => {
-                let expected = expected.as_deref().map(str::as_bytes);
+                let expected = entry.expected.as_deref().map(str::as_bytes);
                 let swap = self.client.compare_and_swap(key, expected, value.as_bytes()).await?;
-                (if swap.0 == Swapped::Yes { "ok" } else { "mismatch" }, swap.1.height)
+                match swap {
+                    (Swapped::Yes, committed) => ("ok", Some(value), committed.height),
+                    (Swapped::No(found), committed) => {
+                        ("mismatch", found.map(|found| text(found.value)), committed.height)
+                    }
+                }
             }
         };
         entry.result = result;
         entry.height = Some(height.0);
-        Ok(())
+        Ok(known)
     }
 }
 
