@@ -2,6 +2,7 @@
 //! attestations, and no protocol between them. What a client meets, without what a cluster costs.
 
 #![allow(clippy::unwrap_used, reason = "a test's fixture fails by panicking")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use conclave_config::ConfigError;
 use conclave_config::client_config::ClientHome;

@@ -123,10 +123,10 @@ impl Load {
 
     /// What was found, or why the load made no sense.
     pub(super) fn finish(&self) -> Result<Measured, Failure> {
-        if let Some(history) = &self.0.history {
-            if let Err(error) = lock(history).flush() {
-                lock(&self.0.failures).history = Some(error);
-            }
+        if let Some(history) = &self.0.history
+            && let Err(error) = lock(history).flush()
+        {
+            lock(&self.0.failures).history = Some(error);
         }
         let mut failures = lock(&self.0.failures);
         if let Some(error) = failures.history.take() {

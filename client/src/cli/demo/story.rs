@@ -279,8 +279,8 @@ impl Story {
         flipped.flip()?;
         let (ok, said) = verify(&cluster.binary, &home)?;
         flipped.flip()?;
-        if ok {
-            return Err(wrong("a damaged ledger verifies".to_owned()));
+        if ok || !said.starts_with(&format!("block {height}:")) {
+            return Err(wrong(format!("block {height} was damaged, and verifying found: {said}")));
         }
         self.stage.say(&format!("after:  {said}"))?;
         cluster.nodes[victim].start()?;
