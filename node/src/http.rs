@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The run that is shown; there is none while the node starts.
@@ -24,14 +24,12 @@ impl Shown {
     }
 }
 
-/// Serves until the process ends. Binding happens here, so that a port in use is known at once.
+/// Serves on a bound socket until the process ends.
 ///
 /// # Errors
-/// When the address cannot be bound or the system gives no thread.
-pub fn serve(listen: SocketAddr, shown: Shown) -> Result<SocketAddr, std::io::Error> {
-    let listener = std::net::TcpListener::bind(listen)?;
+/// When the system refuses the socket's mode or gives no thread.
+pub fn serve(listener: TcpListener, shown: Shown) -> Result<(), std::io::Error> {
     listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("http".into()).spawn(move || {
         runtime.block_on(async move {
@@ -47,7 +45,7 @@ pub fn serve(listen: SocketAddr, shown: Shown) -> Result<SocketAddr, std::io::Er
             }
         });
     })?;
-    Ok(address)
+    Ok(())
 }
 
 fn router(shown: Shown) -> Router {

@@ -1,6 +1,6 @@
 //! One node, from its home directory to a running replica and back to a clean stop.
 //!
-//! [`run`] opens ledger and journal, recovers the engine, starts the threads, and waits for the end.
+//! [`run`] takes the ports, opens ledger and journal, recovers the engine, starts the threads, and waits for the end.
 //! A replica whose journal is lost or proven rolled back starts again at once with a new journal
 //! that holds nothing but its wish to rejoin.
 
@@ -22,7 +22,7 @@ use crate::storage::{Kind, OpenError, RocksStorage, SharedResources};
 use crate::transfer::Transfer;
 use crate::transport::{
     Class, ClientEndpoint, ClientEndpointConfig, ClientEndpointHandle, ClientEvent, ClientLimits,
-    Peer, PeerEvent, PeerLimits, PeerMesh, PeerMeshConfig, PeerMeshHandle, TransportError,
+    Peer, PeerEvent, PeerLimits, PeerMesh, PeerMeshConfig, PeerMeshHandle, Port, TransportError,
     TransportThread,
 };
 use conclave_config::ExitCode;
@@ -40,6 +40,7 @@ use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -191,16 +192,26 @@ pub fn run<E: Engine + 'static>(
     shutdown: &Shutdown,
     start: EngineStart<E>,
 ) -> Result<(), NodeError> {
-    let node = Node::new(home)?;
+    let node = Node::new(home);
     let mut rolled_back = None;
+    let mut ports = node.bind()?;
+    node.serve_http()?;
     loop {
-        match node.run_once(shutdown, rolled_back.take(), &start)? {
+        match node.run_once(ports, shutdown, rolled_back.take(), &start)? {
             Ended::Stopped => return Ok(()),
             Ended::RolledBack(reason) => rolled_back = Some(reason),
             Ended::Storage(reason) => return Err(NodeError::DiskFailed(reason)),
             Ended::Halted(reason) => return Err(NodeError::Halted(reason)),
         }
+        ports = node.bind()?;
     }
+}
+
+/// The UDP ports of one run, taken before anything else happens in it: a port in use then leaves
+/// nothing behind and nothing running.
+struct Ports {
+    peers: Port,
+    clients: Port,
 }
 
 /// What stays the same when a rolled-back replica starts again.
@@ -221,8 +232,8 @@ struct Node {
 }
 
 impl Node {
-    fn new(home: NodeHome) -> Result<Self, NodeError> {
-        let node = Self {
+    fn new(home: NodeHome) -> Self {
+        Self {
             id: home.member.id,
             organization: home.member.organization.clone(),
             genesis: Arc::new(home.genesis),
@@ -238,12 +249,20 @@ impl Node {
             metrics: Arc::new(Metrics::default()),
             http: home.config.http_address,
             shown: http::Shown::default(),
-        };
-        if let Some(address) = node.http {
-            http::serve(address, node.shown.clone())
-                .map_err(|source| NodeError::Http { address, source })?;
         }
-        Ok(node)
+    }
+
+    /// Takes the ports of one run.
+    fn bind(&self) -> Result<Ports, NodeError> {
+        Ok(Ports { peers: Port::bind(self.listen)?, clients: Port::bind(self.client_listen)? })
+    }
+
+    /// Serves HTTP until the process ends, which may be many runs.
+    fn serve_http(&self) -> Result<(), NodeError> {
+        let Some(address) = self.http else { return Ok(()) };
+        TcpListener::bind(address)
+            .and_then(|listener| http::serve(listener, self.shown.clone()))
+            .map_err(|source| NodeError::Http { address, source })
     }
 
     fn open_ledger(&self) -> Result<RocksStorage, NodeError> {
@@ -300,6 +319,7 @@ impl Node {
 
     fn run_once<E: Engine + 'static>(
         &self,
+        ports: Ports,
         shutdown: &Shutdown,
         rolled_back: Option<String>,
         start: &EngineStart<E>,
@@ -329,7 +349,7 @@ impl Node {
         };
         let (engine, recovered) = (start.recover)(recovery).map_err(NodeError::Recover)?;
         tracing::info!(height = executor.height().0, engine = %engine, "recovered");
-        let parts = Parts { engine, recovered, executor, ledger: ledger.clone(), journal };
+        let parts = Parts { ports, engine, recovered, executor, ledger: ledger.clone(), journal };
         let threads = Threads::start(self, parts, &failure)?;
         let ended = failure.wait();
         tracing::info!(?ended, "stopping");
@@ -406,6 +426,7 @@ struct Queues<M> {
 
 /// What one run is started with.
 struct Parts<E: Engine> {
+    ports: Ports,
     engine: E,
     recovered: Vec<Effect<E::Message>>,
     executor: Executor<RocksStorage, KeyValueStore>,
@@ -419,7 +440,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         parts: Parts<E>,
         failure: &Arc<Failure>,
     ) -> Result<Self, NodeError> {
-        let Parts { engine, recovered, executor, ledger, journal } = parts;
+        let Parts { ports, engine, recovered, executor, ledger, journal } = parts;
         let queues: Queues<M> = Queues {
             replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
             executor: Arc::new(Inbox::new(REPLICA_QUOTA)),
@@ -430,14 +451,14 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
         let transport = TransportThread::start("transport")?;
         let transfer = start_transfer(node, &ledger, &queues.executor, failure)?;
-        let mesh = start_mesh(node, &transport, &verify, &queues.replica, &transfer)?;
+        let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
         let (endpoint, traffic) = (Late::new(), Late::new());
         let evidence = executor.reader().evidence_count()?;
         let shared = share(node, evidence, &status, &traffic, failure);
         let routes = Arc::new(Routes::default());
         let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
-        let clients = start_clients(node, &transport, gateway, &endpoint)?;
+        let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
         let journal = start_journal(node, journal, &queues.replica)?;
         let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared);
@@ -633,6 +654,7 @@ fn resume<M>(
 fn start_mesh<E: Engine + 'static>(
     node: &Node,
     transport: &TransportThread,
+    port: Port,
     verify: &Verify<E>,
     replica: &Arc<Inbox<Event<E::Message>>>,
     transfer: &Transfer,
@@ -640,7 +662,7 @@ fn start_mesh<E: Engine + 'static>(
     let config = PeerMeshConfig {
         id: node.id,
         key: node.key.clone(),
-        listen: node.listen,
+        port,
         peers: node.peers(),
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
@@ -671,6 +693,7 @@ fn start_mesh<E: Engine + 'static>(
 fn start_clients(
     node: &Node,
     transport: &TransportThread,
+    port: Port,
     gateway: Gateway,
     late: &Late<ClientEndpointHandle>,
 ) -> Result<ClientEndpointHandle, NodeError> {
@@ -678,7 +701,7 @@ fn start_clients(
     let config = ClientEndpointConfig {
         id: node.id,
         key: node.key.clone(),
-        listen: node.client_listen,
+        port,
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
         allowed: Arc::new(move |key| known.contains(key)),

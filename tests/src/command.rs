@@ -62,6 +62,14 @@ impl Outcome {
         self
     }
 
+    /// What it complained about, without what it logged: a running node logs structured lines to
+    /// stderr, from any thread and so before and after anything else.
+    #[must_use]
+    pub fn complaint(&self) -> String {
+        let said = self.stderr.lines().filter(|line| !is_log_line(line));
+        said.collect::<Vec<_>>().join("\n")
+    }
+
     /// Its output as JSON.
     ///
     /// # Panics
@@ -73,6 +81,12 @@ impl Outcome {
             panic!("expected JSON of `{}`: {error} in\n{}", self.command, self.stdout)
         })
     }
+}
+
+/// Whether a node wrote this line to its log: a JSON object that has a time and a level.
+fn is_log_line(line: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(line)
+        .is_ok_and(|value| value.get("timestamp").is_some() && value.get("level").is_some())
 }
 
 /// Runs a program to its end, which must come within [`wait::DEADLINE`].

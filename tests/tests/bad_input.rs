@@ -23,10 +23,12 @@ fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     fs::write(path, changed).expect("our own file");
 }
 
-/// One line that says it, as scripts and people want it.
+/// One line that says it, as scripts and people want it, whatever was logged around it.
 #[track_caller]
-fn one_error(outcome: Outcome, code: i32, words: &[&str]) {
+fn one_error(mut outcome: Outcome, code: i32, words: &[&str]) {
+    outcome.stderr = outcome.complaint();
     let outcome = outcome.exits(code).says(words);
+    assert_eq!(outcome.stderr.lines().count(), 1, "one line, not {}", outcome.stderr);
     assert!(outcome.stdout.is_empty(), "an error on stdout: {}", outcome.stdout);
 }
 
@@ -168,7 +170,7 @@ fn a_genesis_that_differs_between_nodes_is_refused() {
 
     // Not pinned: its journal belongs to another cluster.
     edit(&file, |text| without_line(&text, "cluster = "));
-    one_error(last_line(start(&home)), 3, &["cluster"]);
+    one_error(start(&home), 3, &["cluster"]);
     // Nothing was made for the wrong cluster: with the right genesis the home is as before.
     assert!(!home.join("data/ledger").exists(), "a ledger of a foreign cluster was begun");
 
@@ -197,26 +199,25 @@ fn without_line(text: &str, start: &str) -> String {
 }
 
 #[test]
-fn a_port_in_use_is_named_and_exits_6() {
+fn a_port_in_use_is_named_and_exits_6_before_anything_else_happens() {
     let cluster = Cluster::generate(&Setup::default());
-    let home = &cluster.nodes[0].home;
+    let node = &cluster.nodes[0];
     let genesis = conclave_config::genesis::load(cluster.genesis()).expect("a genesis");
     let member = &genesis.membership.members[0];
+    let refused = |address: &str| {
+        let outcome = start(&node.home);
+        assert_eq!(outcome.stderr, outcome.complaint() + "\n", "something was logged");
+        one_error(outcome, 6, &[address, "use"]);
+        assert!(!node.data().join("ledger").exists(), "a ledger was begun");
+    };
     for address in [&member.address, &member.client_address] {
         let taken = std::net::UdpSocket::bind(address).expect("nobody else is there");
-        one_error(last_line(start(home)), 6, &[address, "use"]);
+        refused(address);
         drop(taken);
     }
-    let http = cluster.nodes[0].http;
-    let taken = TcpListener::bind(http).expect("nobody else is there");
-    one_error(last_line(start(home)), 6, &[&http.to_string(), "use"]);
+    let taken = TcpListener::bind(node.http).expect("nobody else is there");
+    refused(&node.http.to_string());
     drop(taken);
-}
-
-/// A node logs to stderr until it fails; the error is what comes last.
-fn last_line(mut outcome: Outcome) -> Outcome {
-    outcome.stderr = outcome.stderr.lines().next_back().unwrap_or_default().to_owned();
-    outcome
 }
 
 #[test]
@@ -229,13 +230,13 @@ fn data_of_another_cluster_or_a_newer_format_exits_3() {
     let copy = mine.scratch("copy");
     mine.nodes[0].save(&copy);
     other.nodes[0].restore(&copy);
-    one_error(last_line(start(&other.nodes[0].home)), 3, &["cluster"]);
+    one_error(start(&other.nodes[0].home), 3, &["cluster"]);
 
     // As if a newer release had written it.
     for kind in [Kind::Journal, Kind::Ledger] {
         let path = kind.directory(&mine.nodes[0].data());
         set_format(&path, FORMAT + 1);
-        one_error(last_line(start(&mine.nodes[0].home)), 3, &["format", "newer"]);
+        one_error(start(&mine.nodes[0].home), 3, &["format", "newer"]);
         set_format(&path, FORMAT);
     }
     mine.start_all();

@@ -23,9 +23,9 @@ use conclave_crypto::{Digest, PublicKey, SecretKey, tls};
 use super::counters::{Refusals, Traffic};
 use super::inbound::{Pool, Pools};
 use super::lane::{Lane, LaneCaps, Pushed};
-use super::limits::{HalfOpen, Throttle, bind, endpoint_config, harden};
+use super::limits::{HalfOpen, Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
-use super::{ClientCounters, ClientLimits, Delivery, TransportError, TransportThread};
+use super::{ClientCounters, ClientLimits, Delivery, Port, TransportError, TransportThread};
 
 mod connection;
 
@@ -48,8 +48,8 @@ pub struct ClientEndpointConfig {
     pub id: ReplicaId,
     /// This replica's key.
     pub key: Arc<SecretKey>,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub port: Port,
     /// Digest of the genesis.
     pub cluster: Digest,
     /// Protocol version, normally [`PROTOCOL_VERSION`](conclave_crypto::framing::PROTOCOL_VERSION).
@@ -126,10 +126,10 @@ struct Connected {
 }
 
 impl ClientEndpoint {
-    /// Binds the port and starts to accept on `thread`.
+    /// Starts to accept on `thread`.
     ///
     /// # Errors
-    /// [`TransportError::PortInUse`] and [`TransportError::Bind`] for the address, [`TransportError::Tls`] for the key.
+    /// [`TransportError::Bind`] when the socket is refused, [`TransportError::Tls`] for the key.
     pub fn start(
         thread: &TransportThread,
         config: ClientEndpointConfig,
@@ -140,11 +140,11 @@ impl ClientEndpoint {
         let allowed = count_unknown(config.allowed, &refusals);
         let mut server = tls::server_config(&config.key, allowed, ALPN_CLIENT)?;
         harden(&mut server, &limits.transport, limits.half_open_max);
-        let socket = bind(config.listen)?;
+        let (address, socket) = config.port.into_parts();
         let endpoint = thread
             .core()
             .endpoint(endpoint_config(&config.key, &limits.transport), server, socket)
-            .map_err(|source| TransportError::Bind { address: config.listen, source })?;
+            .map_err(|source| TransportError::Bind { address, source })?;
         let shared = Arc::new(Shared {
             id: config.id,
             cluster: config.cluster,

@@ -1,8 +1,7 @@
 //! Every cap of the transport, the endpoint's settings that follow from them, and who may half-open a connection.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,8 @@ use conclave_crypto::{SecretKey, digest};
 use quinn::EndpointConfig;
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn_proto::HashedConnectionIdGenerator;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Class, TransportError};
+use super::Class;
 
 /// Caps of one class of frames to and from one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,33 +144,6 @@ impl Default for ClientLimits {
             frame_time: Duration::from_secs(10),
         }
     }
-}
-
-/// Bytes asked of the kernel for each direction of a socket. One replica's burst to all others must fit; the kernel
-/// gives what it may.
-const SOCKET_BUFFER: usize = 8 << 20;
-
-/// Binds the UDP port.
-///
-/// # Errors
-/// [`TransportError::PortInUse`] where another socket has it, [`TransportError::Bind`] for all else.
-pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, TransportError> {
-    let bound = || -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        // Best effort: a smaller buffer costs packets under load, which are sent again.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-        socket.bind(&address.into())?;
-        Ok(socket.into())
-    };
-    bound().map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            TransportError::PortInUse { address }
-        } else {
-            TransportError::Bind { address, source }
-        }
-    })
 }
 
 /// Settings of an endpoint that outlive its process.

@@ -8,6 +8,7 @@
 //! - [`thread`]: one thread, one single-threaded tokio runtime, one doorbell. A sender on another thread wakes the
 //!   runtime at most once for everything that it queues before the runtime looks.
 //! - `lane`: the bounded queue of one class of frames to one receiver, and its coalescing writer.
+//! - `port`: a port that is bound before anything listens.
 //! - `socket`: the UDP socket, with fewer system calls.
 //! - `inbound`: the reader of one stream: frames, deadlines, credit.
 //! - [`peers`]: who is dialled, who is accepted, hello, which connection of a pair counts.
@@ -29,6 +30,7 @@ mod inbound;
 mod lane;
 pub mod limits;
 pub mod peers;
+mod port;
 mod socket;
 pub mod thread;
 
@@ -45,6 +47,7 @@ pub use counters::{ClientCounters, MeshCounters, PeerCounters};
 pub use inbound::Credit;
 pub use limits::{ClassLimits, ClientLimits, PeerLimits};
 pub use peers::{Peer, PeerEvent, PeerMesh, PeerMeshConfig, PeerMeshHandle};
+pub use port::Port;
 pub use thread::TransportThread;
 
 /// What a frame between replicas is for. Each class has a stream, a queue and caps of its own; a lower class never

@@ -33,10 +33,10 @@ use tokio::sync::watch;
 use super::counters::{Refusals, Traffic};
 use super::inbound::{Pool, Pools};
 use super::lane::{Lane, LaneCaps, Pushed};
-use super::limits::{HalfOpen, Throttle, bind, endpoint_config, harden};
+use super::limits::{HalfOpen, Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
 use super::{
-    Class, Delivery, MeshCounters, PeerCounters, PeerLimits, TransportError, TransportThread,
+    Class, Delivery, MeshCounters, PeerCounters, PeerLimits, Port, TransportError, TransportThread,
 };
 
 mod connect;
@@ -57,8 +57,8 @@ pub struct PeerMeshConfig {
     pub id: ReplicaId,
     /// This replica's key.
     pub key: Arc<SecretKey>,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub port: Port,
     /// All other members; an entry for this replica is ignored.
     pub peers: BTreeMap<ReplicaId, Peer>,
     /// Digest of the genesis.
@@ -139,10 +139,10 @@ struct Live {
 }
 
 impl PeerMesh {
-    /// Binds the port and starts to dial and accept on `thread`.
+    /// Starts to dial and accept on `thread`.
     ///
     /// # Errors
-    /// [`TransportError::PortInUse`] and [`TransportError::Bind`] for the address, [`TransportError::Tls`] for the key.
+    /// [`TransportError::Bind`] when the socket is refused, [`TransportError::Tls`] for the key.
     pub fn start(
         thread: &TransportThread,
         config: PeerMeshConfig,
@@ -154,11 +154,11 @@ impl PeerMesh {
         let allowed = allow_members(&members, &refusals);
         let mut server = tls::server_config(&config.key, allowed, ALPN_PEER)?;
         harden(&mut server, &limits.transport, limits.half_open_max);
-        let socket = bind(config.listen)?;
+        let (address, socket) = config.port.into_parts();
         let endpoint = thread
             .core()
             .endpoint(endpoint_config(&config.key, &limits.transport), server, socket)
-            .map_err(|source| TransportError::Bind { address: config.listen, source })?;
+            .map_err(|source| TransportError::Bind { address, source })?;
         let mesh = Arc::new(Mesh {
             id: config.id,
             key: config.key,

@@ -79,7 +79,7 @@ impl Rogue {
             .enable_all()
             .build()
             .unwrap();
-        let socket = limits::bind(address).unwrap();
+        let (_, socket) = Port::bind(address).unwrap().into_parts();
         let config = limits::endpoint_config(&key, &TransportLimits::peer());
         let entered = runtime.enter();
         let quic = Arc::new(quinn::TokioRuntime);
@@ -149,9 +149,7 @@ fn a_port_in_use_is_named() {
     let thread = TransportThread::start("transport").unwrap();
     let (first, _events) = peers::start(&thread, 0, |_| {});
     let taken = first.local_address();
-    let (sink, _events) = collector();
-    let config = PeerMeshConfig { listen: taken, ..peers::config(1) };
-    let refused = PeerMesh::start(&thread, config, sink).err().expect("the port is taken");
+    let refused = Port::bind(taken).expect_err("the port is taken");
     assert!(matches!(refused, TransportError::PortInUse { address } if address == taken));
     assert!(refused.to_string().contains(&taken.to_string()));
     thread.stop();
@@ -164,6 +162,8 @@ fn a_stopped_thread_frees_its_ports() {
     let address = mesh.local_address();
     thread.stop();
     let thread = TransportThread::start("transport").unwrap();
-    let (_mesh, _events) = peers::start(&thread, 0, |config| config.listen = address);
+    let (_mesh, _events) = peers::start(&thread, 0, |config| {
+        config.port = Port::bind(address).unwrap();
+    });
     thread.stop();
 }

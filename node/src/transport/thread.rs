@@ -67,14 +67,9 @@ impl TransportThread {
         Ok(Self { core, thread: Some(thread) })
     }
 
-    /// Closes all endpoints of this thread in order and waits until it has ended.
-    pub fn stop(mut self) {
-        self.core.stop.send_replace(true);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the transport's thread had panicked");
-        }
+    /// Closes all endpoints of this thread in order and waits until it has ended, as dropping it does.
+    pub fn stop(self) {
+        drop(self);
     }
 
     pub(super) fn core(&self) -> &Arc<ThreadCore> {
@@ -85,6 +80,11 @@ impl TransportThread {
 impl Drop for TransportThread {
     fn drop(&mut self) {
         self.core.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the transport's thread had panicked");
+        }
     }
 }
 

@@ -20,7 +20,7 @@ impl Node {
         let mut config = ClientEndpointConfig {
             id: ReplicaId(3),
             key: key(50),
-            listen: LOOPBACK,
+            port: Port::bind(LOOPBACK).unwrap(),
             cluster: cluster(),
             version: 1,
             allowed: Arc::new(move |key| *key != stranger),

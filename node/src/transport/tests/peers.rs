@@ -11,7 +11,7 @@ pub(super) fn config(id: u16) -> PeerMeshConfig {
     PeerMeshConfig {
         id: ReplicaId(id),
         key: key(id as u8 + 1),
-        listen: LOOPBACK,
+        port: Port::bind(LOOPBACK).unwrap(),
         peers: BTreeMap::new(),
         cluster: cluster(),
         version: 1,
@@ -374,7 +374,7 @@ fn replicas_find_each_other_again_after_a_restart_of_either() {
         std::mem::replace(&mut nodes[restarted].thread, fresh).stop();
         nodes[other].down(restarted as u16);
         let (mesh, events) = start(&nodes[restarted].thread, restarted as u16, |config| {
-            config.listen = listen;
+            config.port = Port::bind(listen).unwrap();
             config.peers = peers.clone();
         });
         nodes[restarted].mesh = mesh;
@@ -409,7 +409,7 @@ fn a_crash_and_restart_of_a_peer_is_noticed_long_before_the_idle_timeout() {
     runtime.shutdown_timeout(DEADLINE);
     drop((endpoint, _connection));
     let since = Instant::now();
-    eventually("the port is free", || limits::bind(address).is_ok());
+    eventually("the port is free", || Port::bind(address).is_ok());
     let _restarted = Rogue::on(address, key, alpn);
     node.down(0);
     assert!(since.elapsed() < DEADLINE / 2, "noticed after {:?}", since.elapsed());
