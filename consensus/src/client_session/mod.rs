@@ -16,8 +16,10 @@
 //! as its session is open nobody can know that it will not execute. How long a user waits is the
 //! caller's affair.
 
+mod answers;
 mod belief;
 mod event;
+mod sending;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -29,15 +31,11 @@ pub use event::{
 };
 pub use tally::ProvenBlock;
 
-use crate::client_wire::{ClientFrame, NodeFrame, NodeStatus, Outcome, Refusal};
+use crate::client_wire::{ClientFrame, NodeFrame, Outcome};
 use crate::epoch_chain::{ChainError, EpochChain, EpochLink, MemberKeys};
-use crate::message::{
-    BlockHeader, BlockReplies, EpochEnd, REQUEST_WINDOW, Request, RequestBody, ResultEntry,
-    SignedRequest, result_leaf,
-};
+use crate::message::{REQUEST_WINDOW, ResultEntry, SignedRequest};
 use crate::types::{Epoch, ReplicaId, RequestNumber, SessionId};
-use crate::wire;
-use belief::{Belief, OWN_TOKEN};
+use belief::Belief;
 use conclave_crypto::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -45,15 +43,6 @@ use tally::Tally;
 
 /// Bytes of requests that may be outstanding at once.
 pub const OUTSTANDING_BYTES_MAX: usize = 64 << 20;
-
-/// Times an OpenSession is made anew because another process of this client opened one meanwhile.
-const OPEN_ATTEMPTS_MAX: u32 = 16;
-
-/// Resends after a proven Duplicate before it is taken for the answer, the original being lost.
-const DUPLICATE_RESENDS_MAX: u32 = 3;
-
-/// First wait after a Busy, milliseconds; doubles each time.
-const BUSY_BACKOFF_MS: u64 = 20;
 
 /// A request on its way.
 struct Pending {
@@ -343,267 +332,6 @@ impl ClientSession {
         self.drain()
     }
 
-    fn open(&mut self, close: Option<SessionId>, attempts: u32, now_ms: u64) {
-        let body = RequestBody::OpenSession { opened: self.state.opened, close, nonce: self.nonce };
-        let request = Request { client: self.config.key.public(), body };
-        let request = SignedRequest::sign(&request, &self.config.key, &self.config.cluster);
-        let pending = self.launch(OPENING, request, Destination::All, now_ms);
-        self.phase = Phase::Opening { pending: Box::new(pending), attempts };
-        self.ask_status(now_ms);
-    }
-
-    /// Sends a new request and starts its timer.
-    fn launch(
-        &mut self,
-        number: u64,
-        request: SignedRequest,
-        to: Destination,
-        now_ms: u64,
-    ) -> Pending {
-        self.by_digest.insert(request.digest(), number);
-        self.send(to, ClientFrame::Submit { request: request.clone(), resent: false });
-        let due_ms = now_ms.saturating_add(self.interval_ms(0));
-        self.timers.insert((due_ms, number));
-        Pending {
-            request,
-            sent_to: alone(to),
-            sent_ms: now_ms,
-            due_ms,
-            resends: 0,
-            busy: 0,
-            retry: false,
-            duplicate: None,
-        }
-    }
-
-    /// Half the view-change timeout, or twice what answers take while the cluster is loaded, doubled
-    /// with each resend; four times the timeout at most. Without the second term a slow answer would
-    /// multiply the load that made it slow.
-    fn interval_ms(&self, resends: u32) -> u64 {
-        let most = self.config.view_change_timeout_ms.saturating_mul(4).max(1);
-        let base = (self.config.view_change_timeout_ms / 2).max(self.latency_ms * 2).max(1);
-        base.saturating_mul(1 << resends.min(3)).min(most)
-    }
-
-    /// Smooths what answers take, as TCP does its round trips (RFC 6298 §2), weights 7/8 and 1/8.
-    fn measured(&mut self, took_ms: u64) {
-        let took_ms = took_ms.min(self.config.view_change_timeout_ms.saturating_mul(8));
-        self.latency_ms = (self.latency_ms * 7 + took_ms) / 8;
-    }
-
-    fn resend(&mut self, number: u64, now_ms: u64) {
-        let retry_to = self.belief.destination(now_ms);
-        let Some(pending) = self.pending_mut(number) else { return };
-        let to = if std::mem::take(&mut pending.retry) { retry_to } else { Destination::All };
-        let disappointed = pending.sent_to.filter(|_| to == Destination::All);
-        pending.sent_to = alone(to);
-        if let Some((.., resends)) = &mut pending.duplicate {
-            *resends += 1;
-            if *resends >= DUPLICATE_RESENDS_MAX {
-                return self.give_up_on_the_original(number, now_ms);
-            }
-        }
-        if to == Destination::All {
-            pending.resends = pending.resends.saturating_add(1);
-        }
-        let (request, resends) = (pending.request.clone(), pending.resends);
-        self.set_timer(number, now_ms.saturating_add(self.interval_ms(resends)));
-        self.send(to, ClientFrame::Submit { request, resent: true });
-        if let Some(replica) = disappointed {
-            self.belief.disappointed(replica, now_ms);
-        }
-    }
-
-    /// The request is proven to have been executed, and nobody has its answer any more.
-    fn give_up_on_the_original(&mut self, number: u64, now_ms: u64) {
-        let Some(pending) = self.pending_mut(number) else { return };
-        if let Some((outcome, entry, block, _)) = pending.duplicate.take() {
-            self.complete(number, outcome, entry, block, now_ms);
-        }
-    }
-
-    fn set_timer(&mut self, number: u64, due_ms: u64) {
-        let Some(pending) = self.pending_mut(number) else { return };
-        let before = std::mem::replace(&mut pending.due_ms, due_ms);
-        self.timers.remove(&(before, number));
-        self.timers.insert((due_ms, number));
-    }
-
-    fn on_replies(&mut self, from: ReplicaId, replies: BlockReplies, now_ms: u64) {
-        let BlockReplies { header, replica, attestation, results } = replies;
-        // Late answers are the common case: f of n replicas always come after the proof.
-        if !results.iter().any(|entry| self.by_digest.contains_key(&entry.request)) {
-            return;
-        }
-        if replica != from || header.cluster != self.config.cluster {
-            return self.misbehaved(from, Misbehaviour::Name);
-        }
-        let members = self.chain.members_of(header.epoch).clone();
-        if self.unknown_members(&header, &members, from) {
-            self.ends_wanted = true;
-            return;
-        }
-        let hash = header.hash();
-        let block = match self.tally.vouch(hash, &header, from, attestation, &members) {
-            Ok(Some(block)) => block,
-            Ok(None) => return,
-            Err(_) if header.epoch > self.chain.newest() => {
-                self.ends_wanted = true;
-                return;
-            }
-            Err(_) => return self.misbehaved(from, Misbehaviour::Attestation),
-        };
-        for entry in results {
-            if let Some(number) = self.by_digest.get(&entry.request).copied()
-                && let Err(what) = self.on_result(number, entry, &block, now_ms)
-            {
-                return self.misbehaved(from, what);
-            }
-        }
-    }
-
-    /// Whether the header speaks of members that are not proven here yet.
-    fn unknown_members(&self, header: &BlockHeader, members: &MemberKeys, from: ReplicaId) -> bool {
-        let within = header.next_epoch == header.epoch;
-        (within && header.membership != members.digest())
-            || (members.key(from).is_none() && header.epoch >= self.chain.newest())
-    }
-
-    /// A result of a proven block.
-    fn on_result(
-        &mut self,
-        number: u64,
-        entry: ResultEntry,
-        block: &Arc<ProvenBlock>,
-        now_ms: u64,
-    ) -> Result<(), Misbehaviour> {
-        let leaf = result_leaf(&entry.request, &entry.result);
-        let root = entry.path.root_of(leaf).map_err(|_| Misbehaviour::Path)?;
-        if root != block.header.results_root {
-            return Err(Misbehaviour::Path);
-        }
-        let outcome: Outcome = wire::decode(&entry.result, wire::FRAME_BYTES_MAX)
-            .map_err(|_| Misbehaviour::Outcome)?;
-        if let Outcome::Duplicate { .. } = outcome {
-            // The original reply travels beside it, as a frame of its own block.
-            if let Some(pending) = self.pending_mut(number)
-                && pending.duplicate.is_none()
-            {
-                pending.duplicate = Some((outcome, entry, block.clone(), 0));
-            }
-            return Ok(());
-        }
-        self.complete(number, outcome, entry, block.clone(), now_ms);
-        Ok(())
-    }
-
-    fn complete(
-        &mut self,
-        number: u64,
-        outcome: Outcome,
-        entry: ResultEntry,
-        block: Arc<ProvenBlock>,
-        now_ms: u64,
-    ) {
-        self.by_digest.remove(&entry.request);
-        self.belief.progressed(now_ms);
-        if number == OPENING {
-            self.on_open_outcome(outcome, now_ms);
-        } else if let Some(slot) = self.slot_mut(number)
-            && let Slot::Waiting(pending) = std::mem::replace(slot, Slot::Answered)
-        {
-            self.timers.remove(&(pending.due_ms, number));
-            self.measured(now_ms.saturating_sub(pending.sent_ms));
-            self.outstanding -= 1;
-            self.outstanding_bytes -= pending.request.wire_bytes();
-            self.advance();
-            if let (Outcome::Refused(Refusal::NotOpen(id)), Phase::Open(open)) =
-                (&outcome, &self.phase)
-                && id == open
-            {
-                self.phase = Phase::Closed(*id);
-            }
-            let ResultEntry { result, path, .. } = entry;
-            let proof = Proof { request: pending.request, result, path, block };
-            let completion = Completion { ticket: Ticket(number), outcome, proof };
-            self.out.push(Event::Completed(Box::new(completion)));
-        }
-        self.ask_status(now_ms);
-    }
-
-    fn on_open_outcome(&mut self, outcome: Outcome, now_ms: u64) {
-        let Phase::Opening { pending, attempts } =
-            std::mem::replace(&mut self.phase, Phase::Failed)
-        else {
-            return;
-        };
-        self.timers.remove(&(pending.due_ms, OPENING));
-        let closing = match pending.request.request().body {
-            RequestBody::OpenSession { close, .. } => close,
-            RequestBody::Submit { .. } => None,
-        };
-        match outcome {
-            Outcome::Opened { session } => {
-                self.state = SessionState { opened: session.0, session: Some(session) };
-                self.phase = Phase::Open(session);
-                self.send(Destination::All, ClientFrame::Attach { session });
-                self.out.push(Event::Opened { session, state: self.state });
-            }
-            Outcome::Refused(Refusal::OpenCount { opened }) if attempts < OPEN_ATTEMPTS_MAX => {
-                self.state.opened = opened;
-                self.open(closing, attempts + 1, now_ms);
-            }
-            // The session to close is closed already: idle for long, or by a process that then died.
-            Outcome::Refused(Refusal::NotOpen(_)) if closing.is_some() => {
-                self.open(None, attempts + 1, now_ms);
-            }
-            Outcome::Refused(refusal) => self.out.push(Event::OpenRefused(refusal)),
-            Outcome::Executed(_) | Outcome::Duplicate { .. } => {
-                let refusal = Refusal::OpenCount { opened: self.state.opened };
-                self.out.push(Event::OpenRefused(refusal));
-            }
-        }
-    }
-
-    fn on_busy(&mut self, from: ReplicaId, request: &Digest, reason: String, now_ms: u64) {
-        let Some(number) = self.by_digest.get(request).copied() else { return };
-        let half_ms = self.interval_ms(0);
-        let Some(pending) = self.pending_mut(number) else { return };
-        // Where all were asked, one that is busy changes nothing.
-        if pending.sent_to == Some(from) && !pending.retry {
-            let backoff = BUSY_BACKOFF_MS.saturating_mul(1 << pending.busy.min(10)).min(half_ms);
-            let due_ms = pending.due_ms.min(now_ms.saturating_add(backoff));
-            pending.busy = pending.busy.saturating_add(1);
-            pending.retry = true;
-            self.set_timer(number, due_ms);
-        }
-        let ticket = (number != OPENING).then_some(Ticket(number));
-        self.out.push(Event::Busy { ticket, replica: from, reason });
-    }
-
-    fn on_status(&mut self, from: ReplicaId, token: u64, status: Box<NodeStatus>) {
-        let members = self.chain.members();
-        if members.key(from).is_some() {
-            self.belief.claimed(from, token, &status, members.quorum().weak());
-        }
-        if token & OWN_TOKEN == 0 {
-            self.out.push(Event::Status { token, replica: from, status });
-        }
-    }
-
-    fn on_epoch_ends(&mut self, from: ReplicaId, ends: &[EpochEnd]) {
-        for end in ends {
-            match self.chain.extend(EpochLink::from(end)) {
-                Ok(true) => {
-                    let members = self.chain.members().clone();
-                    self.out.push(Event::Members { epoch: self.chain.newest(), members });
-                }
-                Ok(false) => {}
-                Err(error) => return self.misbehaved(from, Misbehaviour::EpochEnd(error)),
-            }
-        }
-    }
-
     fn ask_status(&mut self, now_ms: u64) {
         if let Some(token) = self.belief.ask(now_ms) {
             self.send(Destination::All, ClientFrame::Status { token });
@@ -646,12 +374,5 @@ impl ClientSession {
             self.slots.pop_front();
             self.acknowledged += 1;
         }
-    }
-}
-
-fn alone(to: Destination) -> Option<ReplicaId> {
-    match to {
-        Destination::One(replica) => Some(replica),
-        Destination::All => None,
     }
 }

@@ -3,10 +3,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests pick one kind of event out of many")]
 
 use super::*;
+use crate::client_wire::{NodeStatus, Refusal};
 use crate::engine::EngineStatus;
 use crate::membership::{Member, Membership};
-use crate::message::Attestation;
+use crate::message::{Attestation, BlockHeader, BlockReplies, EpochEnd, RequestBody, result_leaf};
 use crate::types::{Sequence, Timestamp};
+use crate::wire;
 use conclave_crypto::keys::SecretKey;
 use conclave_crypto::merkle::MerkleTree;
 use conclave_crypto::signature::Signed;

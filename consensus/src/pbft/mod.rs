@@ -29,6 +29,7 @@ pub mod certificate;
 mod checkpoint;
 mod decode;
 mod epoch;
+mod fetching;
 mod log;
 pub mod message;
 mod new_view;

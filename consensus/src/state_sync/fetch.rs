@@ -1,43 +1,18 @@
-//! The side that lacks the state: asking, checking, staging.
+//! The side that lacks the state: what is to be done, and staging what was checked.
 
-use super::message::{Item, TransferMessage, TransferRequest, TransferTarget, WANTS_MAX, Want};
+use super::asking::{FLIGHTS_MAX, Flight, Peer};
+use super::check::{Blame, check, is_value_of};
+use super::message::{Item, TransferMessage, TransferTarget, WANTS_MAX, Want};
 use super::own::{Own, OwnNode};
 use super::{Expected, staged_node, staged_value_key};
-use crate::state_trie::{
-    Leaf, Node, NodeError, PAGE_LEAVES_MAX, Position, leaf_digest, replicated, root_digest,
-    value_digest,
-};
+use crate::state_trie::{Leaf, Node, Position, replicated, root_digest};
 use crate::storage::{Snapshot, StorageError, Table, WriteBatch};
 use crate::types::ReplicaId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Requests on their way to one peer, and to all.
-const FLIGHTS_PER_PEER: usize = 2;
-const FLIGHTS_MAX: usize = 8;
-
-/// A peer has this long to answer; twice as long after each time it did not, up to eight times.
-const ANSWER_MS: u64 = 3_000;
-
 /// Nodes looked at without waiting for anybody, per call: what bounds one call's time.
 const LOCAL_NODES_MAX: usize = 4096;
-
-/// What a peer sent that no correct one sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Blame {
-    /// A node that is not what its parent says.
-    #[error("a node whose hash is not the certified one")]
-    Hash,
-    /// A value that is not what its page says.
-    #[error("a value whose digest is not the certified one")]
-    Value,
-    /// Bytes that are no node, or a node that cannot stand there.
-    #[error("{0}")]
-    Node(#[from] NodeError),
-    /// More, less or other than was asked for.
-    #[error("an answer that does not fit the question")]
-    Answer,
-}
 
 /// What the caller has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,16 +53,16 @@ pub struct Progress {
 }
 
 /// A part of the target that is still to be looked at or fetched.
-struct Task {
-    position: Position,
-    expected: Expected,
+pub(super) struct Task {
+    pub(super) position: Position,
+    pub(super) expected: Expected,
     own: Own,
     /// Once the page is known: it, and the leaves whose values are missing.
-    page: Option<(Vec<Leaf>, u16)>,
+    pub(super) page: Option<(Vec<Leaf>, u16)>,
 }
 
 impl Task {
-    fn want(&self) -> Want {
+    pub(super) fn want(&self) -> Want {
         let values = match &self.page {
             Some((_, missing)) => *missing,
             // Where nothing of one's own lies, every row of a page is missing.
@@ -96,23 +71,6 @@ impl Task {
         };
         Want { position: self.position.clone(), node: self.page.is_none(), values }
     }
-}
-
-struct Flight {
-    peer: ReplicaId,
-    due_ms: u64,
-    tasks: Vec<Task>,
-}
-
-#[derive(Default)]
-struct Peer {
-    flights: usize,
-    timeouts: u32,
-    /// Not asked before this, after it kept us waiting.
-    rest_until_ms: u64,
-    last_asked: u64,
-    faulty: bool,
-    unavailable: bool,
 }
 
 /// Fetches one certified state.
@@ -125,14 +83,14 @@ pub struct StateSync {
     reader: Arc<dyn Snapshot>,
     tasks: Vec<Task>,
     /// Tasks that nothing local settles.
-    remote: Vec<Task>,
-    flights: BTreeMap<u64, Flight>,
-    peers: BTreeMap<ReplicaId, Peer>,
-    next_id: u64,
+    pub(super) remote: Vec<Task>,
+    pub(super) flights: BTreeMap<u64, Flight>,
+    pub(super) peers: BTreeMap<ReplicaId, Peer>,
+    pub(super) next_id: u64,
     progress: Progress,
     difference: Option<(Table, Vec<u8>)>,
     finished: bool,
-    starved: bool,
+    pub(super) starved: bool,
 }
 
 impl StateSync {
@@ -206,24 +164,6 @@ impl StateSync {
         self.difference.as_ref()
     }
 
-    /// A peer came up.
-    pub fn add_peer(&mut self, peer: ReplicaId) {
-        let peer = self.peers.entry(peer).or_default();
-        (peer.rest_until_ms, peer.timeouts) = (0, 0);
-        self.starved = false;
-    }
-
-    /// A peer went away: what it was asked for is asked of others.
-    pub fn remove_peer(&mut self, peer: ReplicaId) {
-        let lost: Vec<u64> =
-            self.flights.iter().filter(|(_, f)| f.peer == peer).map(|(id, _)| *id).collect();
-        for id in lost {
-            self.land(id);
-        }
-        // A faulty peer stays known, or it could come back as a new one.
-        self.peers.retain(|id, known| *id != peer || known.faulty);
-    }
-
     /// Whether [`Self::poll`] has more to look at right now, without any answer.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -292,62 +232,6 @@ impl StateSync {
         }
         actions.append(&mut self.poll(now_ms)?);
         Ok(actions)
-    }
-
-    fn is_open(&self, id: u64, from: ReplicaId) -> bool {
-        self.flights.get(&id).is_some_and(|flight| flight.peer == from)
-    }
-
-    /// Ends a request without an answer: its parts are to be asked for again.
-    fn land(&mut self, id: u64) {
-        if let Some(flight) = self.flights.remove(&id) {
-            self.remote.extend(flight.tasks);
-            if let Some(peer) = self.peers.get_mut(&flight.peer) {
-                peer.flights = peer.flights.saturating_sub(1);
-            }
-        }
-    }
-
-    fn time_out(&mut self, now_ms: u64) {
-        let late: Vec<(u64, ReplicaId)> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.due_ms <= now_ms)
-            .map(|(id, flight)| (*id, flight.peer))
-            .collect();
-        for (id, peer) in late {
-            self.land(id);
-            if let Some(peer) = self.peers.get_mut(&peer) {
-                let rest = ANSWER_MS << peer.timeouts.min(3);
-                peer.timeouts = peer.timeouts.saturating_add(1);
-                peer.rest_until_ms = now_ms.saturating_add(rest);
-            }
-        }
-    }
-
-    fn ask(&mut self, now_ms: u64, actions: &mut Vec<SyncAction>) {
-        while !self.remote.is_empty() && self.flights.len() < FLIGHTS_MAX {
-            // Who was asked longest ago, among those that have room: all are asked in turn.
-            let Some((to, peer)) = self
-                .peers
-                .iter_mut()
-                .filter(|(_, peer)| !peer.faulty && !peer.unavailable)
-                .filter(|(_, p)| p.flights < FLIGHTS_PER_PEER && p.rest_until_ms <= now_ms)
-                .min_by_key(|(_, peer)| (peer.flights, peer.last_asked))
-            else {
-                return;
-            };
-            let (to, id) = (*to, self.next_id);
-            self.next_id += 1;
-            peer.flights += 1;
-            peer.last_asked = id;
-            let due_ms = now_ms.saturating_add(ANSWER_MS << peer.timeouts.min(3));
-            let tasks = self.remote.split_off(self.remote.len().saturating_sub(WANTS_MAX));
-            let wants = tasks.iter().map(Task::want).collect();
-            let request = TransferRequest { id, height: self.target.height(), wants };
-            self.flights.insert(id, Flight { peer: to, due_ms, tasks });
-            actions.push(SyncAction::Send { to, message: TransferMessage::Request(request) });
-        }
     }
 
     /// Settles a part locally if that is possible: equal here, or staged before.
@@ -527,44 +411,4 @@ impl StateSync {
         }
         Ok(())
     }
-}
-
-/// Checks an answer against what is proven: the node's hash against its parent's word, each value
-/// against its page. Answers the node if one was asked for.
-fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
-    let node = match (&task.page, &item.node) {
-        (None, Some(bytes)) => {
-            let node = Node::decode(bytes)?;
-            if !task.expected.holds(node.summary()) {
-                return Err(Blame::Hash);
-            }
-            node.belongs_at(&task.position)?;
-            Some(node)
-        }
-        (Some(_), None) if !item.values.is_empty() => None,
-        (None, None) | (Some(_), _) => return Err(Blame::Answer),
-    };
-    let ascending = item.values.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    if !ascending || item.values.len() > PAGE_LEAVES_MAX {
-        return Err(Blame::Answer);
-    }
-    let leaves = match (&node, &task.page) {
-        (Some(Node::Page(leaves)), _) | (None, Some((leaves, _))) => leaves.as_slice(),
-        (Some(Node::Inner(_)), _) | (None, None) => &[],
-    };
-    let wanted = task.want().values;
-    for (index, value) in &item.values {
-        let leaf = leaves.get(usize::from(*index)).ok_or(Blame::Answer)?;
-        if wanted & 1 << index == 0 {
-            return Err(Blame::Answer);
-        }
-        if !is_value_of(leaf, value) {
-            return Err(Blame::Value);
-        }
-    }
-    Ok(node)
-}
-
-pub(super) fn is_value_of(leaf: &Leaf, value: &[u8]) -> bool {
-    leaf_digest(leaf.table, &leaf.key, &value_digest(value)) == leaf.digest
 }

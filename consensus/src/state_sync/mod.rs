@@ -19,6 +19,8 @@
 //! The caller folds changes that the trie has not seen into it before it begins, executes nothing
 //! while a transfer runs, and carries out [`Swap`]'s batches in order.
 
+mod asking;
+mod check;
 mod fetch;
 mod message;
 mod own;
@@ -27,7 +29,8 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
-pub use fetch::{Blame, Progress, StateSync, SyncAction};
+pub use check::Blame;
+pub use fetch::{Progress, StateSync, SyncAction};
 pub use message::{
     Item, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest, TransferTarget, WANTS_MAX, Want,
 };

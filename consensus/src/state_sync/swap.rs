@@ -10,7 +10,7 @@
 //! everything below it to be in place, and a node of another hash is simply done again. Batches are
 //! never applied out of order, and nothing is read of the staged state that is not checked again.
 
-use super::fetch::is_value_of;
+use super::check::is_value_of;
 use super::message::TransferTarget;
 use super::own::{Own, OwnNode};
 use super::{Expected, staged_node, staged_value_key};

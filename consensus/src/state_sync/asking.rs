@@ -1,0 +1,108 @@
+//! Whom to ask for what is missing, and how long to wait for it.
+//!
+//! All peers are asked in turn. One that keeps us waiting rests for as long as it did, one that sent
+//! what is not certified is not asked again, and what it was asked for is asked of others.
+
+use super::fetch::{StateSync, SyncAction, Task};
+use super::message::{TransferMessage, TransferRequest, WANTS_MAX};
+use crate::types::ReplicaId;
+
+/// Requests on their way to one peer, and to all.
+const FLIGHTS_PER_PEER: usize = 2;
+pub(super) const FLIGHTS_MAX: usize = 8;
+
+/// A peer has this long to answer; twice as long after each time it did not, up to eight times.
+const ANSWER_MS: u64 = 3_000;
+
+pub(super) struct Flight {
+    pub(super) peer: ReplicaId,
+    due_ms: u64,
+    pub(super) tasks: Vec<Task>,
+}
+
+#[derive(Default)]
+pub(super) struct Peer {
+    pub(super) flights: usize,
+    pub(super) timeouts: u32,
+    /// Not asked before this, after it kept us waiting.
+    pub(super) rest_until_ms: u64,
+    last_asked: u64,
+    pub(super) faulty: bool,
+    pub(super) unavailable: bool,
+}
+
+impl StateSync {
+    /// A peer came up.
+    pub fn add_peer(&mut self, peer: ReplicaId) {
+        let peer = self.peers.entry(peer).or_default();
+        (peer.rest_until_ms, peer.timeouts) = (0, 0);
+        self.starved = false;
+    }
+
+    /// A peer went away: what it was asked for is asked of others.
+    pub fn remove_peer(&mut self, peer: ReplicaId) {
+        let lost: Vec<u64> =
+            self.flights.iter().filter(|(_, f)| f.peer == peer).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.land(id);
+        }
+        // A faulty peer stays known, or it could come back as a new one.
+        self.peers.retain(|id, known| *id != peer || known.faulty);
+    }
+
+    pub(super) fn is_open(&self, id: u64, from: ReplicaId) -> bool {
+        self.flights.get(&id).is_some_and(|flight| flight.peer == from)
+    }
+
+    /// Ends a request without an answer: its parts are to be asked for again.
+    pub(super) fn land(&mut self, id: u64) {
+        if let Some(flight) = self.flights.remove(&id) {
+            self.remote.extend(flight.tasks);
+            if let Some(peer) = self.peers.get_mut(&flight.peer) {
+                peer.flights = peer.flights.saturating_sub(1);
+            }
+        }
+    }
+
+    pub(super) fn time_out(&mut self, now_ms: u64) {
+        let late: Vec<(u64, ReplicaId)> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.due_ms <= now_ms)
+            .map(|(id, flight)| (*id, flight.peer))
+            .collect();
+        for (id, peer) in late {
+            self.land(id);
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                let rest = ANSWER_MS << peer.timeouts.min(3);
+                peer.timeouts = peer.timeouts.saturating_add(1);
+                peer.rest_until_ms = now_ms.saturating_add(rest);
+            }
+        }
+    }
+
+    pub(super) fn ask(&mut self, now_ms: u64, actions: &mut Vec<SyncAction>) {
+        while !self.remote.is_empty() && self.flights.len() < FLIGHTS_MAX {
+            // Who was asked longest ago, among those that have room: all are asked in turn.
+            let Some((to, peer)) = self
+                .peers
+                .iter_mut()
+                .filter(|(_, peer)| !peer.faulty && !peer.unavailable)
+                .filter(|(_, p)| p.flights < FLIGHTS_PER_PEER && p.rest_until_ms <= now_ms)
+                .min_by_key(|(_, peer)| (peer.flights, peer.last_asked))
+            else {
+                return;
+            };
+            let (to, id) = (*to, self.next_id);
+            self.next_id += 1;
+            peer.flights += 1;
+            peer.last_asked = id;
+            let due_ms = now_ms.saturating_add(ANSWER_MS << peer.timeouts.min(3));
+            let tasks = self.remote.split_off(self.remote.len().saturating_sub(WANTS_MAX));
+            let wants = tasks.iter().map(Task::want).collect();
+            let request = TransferRequest { id, height: self.target().height(), wants };
+            self.flights.insert(id, Flight { peer: to, due_ms, tasks });
+            actions.push(SyncAction::Send { to, message: TransferMessage::Request(request) });
+        }
+    }
+}
