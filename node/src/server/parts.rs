@@ -1,0 +1,185 @@
+//! Each thread's share of what a run is made of.
+
+use super::endpoints::{Late, bytes_sent};
+use super::threads::Queues;
+use super::{Node, NodeError};
+use crate::journal::{Journal, JournalMetrics, JournalThread, abort_process};
+use crate::metrics::Progress;
+use crate::runtime::background::{Background, Job};
+use crate::runtime::event::Event;
+use crate::runtime::executor_thread::{ExecutorThread, Task};
+use crate::runtime::gateway::Gateway;
+use crate::runtime::inbox::{Inbox, Source};
+use crate::runtime::replica_thread::ReplicaThread;
+use crate::runtime::routes::Routes;
+use crate::runtime::verify::Verify;
+use crate::runtime::{Failure, Shared};
+use crate::storage::RocksStorage;
+use crate::transfer::Transfer;
+use crate::transport::{ClientEndpointHandle, PeerMeshHandle};
+use conclave_consensus::engine::{Engine, EngineStatus};
+use conclave_consensus::epoch_chain::MemberKeys;
+use conclave_consensus::executor::Executor;
+use conclave_consensus::kv::KeyValueStore;
+use conclave_consensus::replica::Replica;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+pub(super) fn gateway<E: Engine + 'static>(
+    node: &Node,
+    verify: &Verify<E>,
+    queues: &Queues<E::Message>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    shared: &Arc<Shared>,
+    routes: &Arc<Routes>,
+) -> Gateway {
+    let submit = verify.clone();
+    Gateway {
+        routes: routes.clone(),
+        executor: queues.executor.clone(),
+        verify: Box::new(move |request| submit.request(request)),
+        reader: executor.reader(),
+        shared: shared.clone(),
+        request_bytes_max: node.genesis.limits.request_bytes_max as usize,
+    }
+}
+
+pub(super) fn background<E: Engine>(
+    node: &Node,
+    queues: &Queues<E::Message>,
+    ledger: Arc<RocksStorage>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    mesh: &PeerMeshHandle,
+    shared: &Arc<Shared>,
+) -> Background<E> {
+    Background {
+        inbox: queues.background.clone(),
+        executor: queues.executor.clone(),
+        ledger,
+        reader: executor.reader(),
+        mesh: mesh.clone(),
+        evidence: node.data.join("evidence"),
+        shared: shared.clone(),
+        failure: shared.failure.clone(),
+        engine: PhantomData,
+    }
+}
+
+pub(super) fn executor_thread<E: Engine + 'static>(
+    executor: Executor<RocksStorage, KeyValueStore>,
+    verify: &Verify<E>,
+    queues: &Queues<E::Message>,
+    routes: Arc<Routes>,
+    clients: &ClientEndpointHandle,
+    shared: &Arc<Shared>,
+    transfer: &Transfer,
+) -> ExecutorThread<E::Message> {
+    let resubmit = verify.clone();
+    ExecutorThread {
+        executor,
+        inbox: queues.executor.clone(),
+        replica: queues.replica.clone(),
+        background: queues.background.clone(),
+        routes,
+        clients: clients.clone(),
+        requests: Box::new(move |request| resubmit.request(request)),
+        shared: shared.clone(),
+        failure: shared.failure.clone(),
+        transfer: transfer.handle(),
+        states: BTreeMap::new(),
+        fetching: false,
+        held: Vec::new(),
+    }
+}
+
+pub(super) fn replica_thread<E: Engine + 'static>(
+    engine: E,
+    verify: &Verify<E>,
+    mesh: &PeerMeshHandle,
+    journal: JournalThread,
+    queues: &Queues<E::Message>,
+    shared: &Arc<Shared>,
+) -> ReplicaThread<E> {
+    ReplicaThread {
+        replica: Replica::new(engine),
+        inbox: queues.replica.clone(),
+        verify: verify.clone(),
+        mesh: mesh.clone(),
+        journal,
+        executor: queues.executor.clone(),
+        background: queues.background.clone(),
+        metrics: shared.metrics.clone(),
+        status: shared.status.clone(),
+        failure: shared.failure.clone(),
+        started: Instant::now(),
+    }
+}
+
+pub(super) fn start_transfer(
+    node: &Node,
+    ledger: &Arc<RocksStorage>,
+    executor: &Arc<Inbox<Task>>,
+    failure: &Arc<Failure>,
+) -> Result<Transfer, NodeError> {
+    let members = MemberKeys::new(node.genesis.membership.members.clone())
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    let (ledger, executor) = (ledger.clone(), executor.clone());
+    Ok(Transfer::start(ledger, executor, failure.clone(), members, node.cluster)?)
+}
+
+pub(super) fn start_journal<M: Send + 'static>(
+    node: &Node,
+    journal: Journal,
+    replica: &Arc<Inbox<Event<M>>>,
+) -> Result<JournalThread, NodeError> {
+    let metrics = JournalMetrics {
+        syncs: node.metrics.fsyncs.clone(),
+        bytes: node.metrics.journal_bytes.clone(),
+        ..JournalMetrics::default()
+    };
+    let written = replica.clone();
+    let completion = move |number| {
+        let _ = written.push(Source::Internal, 0, Event::Written(number));
+    };
+    Ok(JournalThread::spawn(journal, metrics, completion, abort_process)?)
+}
+
+pub(super) fn share(
+    node: &Node,
+    evidence: u64,
+    status: &Arc<Mutex<EngineStatus>>,
+    traffic: &Late<(PeerMeshHandle, ClientEndpointHandle)>,
+    failure: &Arc<Failure>,
+) -> Arc<Shared> {
+    let traffic = traffic.clone();
+    Arc::new(Shared {
+        replica: node.id,
+        organization: node.organization.clone(),
+        metrics: node.metrics.clone(),
+        progress: Progress::default(),
+        status: status.clone(),
+        evidence: AtomicU64::new(evidence),
+        bytes_sent: Box::new(move || traffic.get().map_or(0, |(m, c)| bytes_sent(&m, &c))),
+        failure: failure.clone(),
+    })
+}
+
+/// What the last run left undone: checkpoints, and the fetching of a state this ledger differs from.
+pub(super) fn resume<M>(
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    queues: &Queues<M>,
+    failure: &Arc<Failure>,
+) -> Result<(), NodeError> {
+    for job in executor.pending_checkpoints()? {
+        let _ = queues.background.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
+    }
+    if let Some(certificate) = executor.diverged().cloned() {
+        failure.diverged(certificate.checkpoint.height);
+        let task = Task::Fetch(Box::new(certificate));
+        let _ = queues.executor.push(Source::Internal, 0, task);
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The threads of one run: how they are tied together, started and stopped.
+
+use super::endpoints::{Late, start_clients, start_mesh};
+use super::opening::Ports;
+use super::parts::{
+    background, executor_thread, gateway, replica_thread, resume, share, start_journal,
+    start_transfer,
+};
+use super::thread::{Thread, panicked};
+use super::{Node, NodeError};
+use crate::journal::{Journal, JournalThread};
+use crate::runtime::Failure;
+use crate::runtime::background::Job;
+use crate::runtime::event::Event;
+use crate::runtime::executor_thread::Task;
+use crate::runtime::inbox::{Inbox, Quota, Source};
+use crate::runtime::routes::Routes;
+use crate::runtime::verify::Verify;
+use crate::storage::RocksStorage;
+use crate::transfer::Transfer;
+use crate::transport::{ClientEndpointHandle, PeerMeshHandle, TransportThread};
+use conclave_consensus::engine::{Effect, Engine};
+use conclave_consensus::executor::Executor;
+use conclave_consensus::kv::KeyValueStore;
+use std::sync::{Arc, Mutex};
+
+/// Verifying threads; the transport's thread verifies small votes itself while they are idle.
+const VERIFY_THREADS: usize = 1;
+
+/// Of each peer, and of all clients together, in front of the verify pool.
+const VERIFY_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+
+/// Of each peer, and of all clients together, in front of the replica thread.
+const REPLICA_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+
+/// Of each peer, in front of the background thread.
+const BACKGROUND_QUOTA: Quota = Quota { items: 2, bytes: 2 };
+
+/// The threads of one run, in the order in which they are stopped.
+pub(super) struct Threads<M> {
+    transport: TransportThread,
+    mesh: PeerMeshHandle,
+    clients: ClientEndpointHandle,
+    late: Box<dyn Fn()>,
+    transfer: Transfer,
+    verify: Vec<Thread<()>>,
+    queues: Queues<M>,
+    replica: Thread<JournalThread>,
+    executor: Thread<()>,
+    background: Thread<()>,
+}
+
+/// The queues between the threads of one run.
+pub(super) struct Queues<M> {
+    pub(super) replica: Arc<Inbox<Event<M>>>,
+    pub(super) executor: Arc<Inbox<Task>>,
+    pub(super) background: Arc<Inbox<Job>>,
+}
+
+/// What one run is started with.
+pub(super) struct Start<E: Engine> {
+    pub(super) ports: Ports,
+    pub(super) engine: E,
+    pub(super) recovered: Vec<Effect<E::Message>>,
+    pub(super) executor: Executor<RocksStorage, KeyValueStore>,
+    pub(super) ledger: Arc<RocksStorage>,
+    pub(super) journal: Journal,
+}
+
+impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
+    pub(super) fn start<E: Engine<Message = M> + 'static>(
+        node: &Node,
+        start: Start<E>,
+        failure: &Arc<Failure>,
+    ) -> Result<Self, NodeError> {
+        let Start { ports, engine, recovered, executor, ledger, journal } = start;
+        let queues: Queues<M> = Queues {
+            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            executor: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
+        };
+        let status = Arc::new(Mutex::new(engine.status()));
+        let (inbox, metrics) = (queues.replica.clone(), node.metrics.clone());
+        let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
+        let evidence = executor.reader().evidence_count()?;
+        let transport = TransportThread::start("transport")?;
+        let transfer = start_transfer(node, &ledger, &queues.executor, failure)?;
+        let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
+        transfer.attach(mesh.clone());
+        let (endpoint, traffic) = (Late::new(), Late::new());
+        let shared = share(node, evidence, &status, &traffic, failure);
+        let routes = Arc::new(Routes::default());
+        let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
+        let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
+        traffic.set(Some((mesh.clone(), clients.clone())));
+        let journal = start_journal(node, journal, &queues.replica)?;
+        let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared);
+        resume(&executor, &queues, failure)?;
+        let executor =
+            executor_thread(executor, &verify, &queues, routes, &clients, &shared, &transfer);
+        let replica = replica_thread(engine, &verify, &mesh, journal, &queues, &shared);
+        node.shown.show(Some(&shared));
+        // Where one of these fails, those before it end with their handles, the transport last.
+        let verify = verifiers(&verify)?;
+        let replica = {
+            let inbox = queues.replica.clone();
+            let ask = move || drop(inbox.push(Source::Internal, 0, Event::Stop { clean: false }));
+            Thread::spawn("replica", failure, ask, move || replica.run(recovered))?
+        };
+        let executor = {
+            let inbox = queues.executor.clone();
+            let ask = move || drop(inbox.push(Source::Internal, 0, Task::Stop));
+            Thread::spawn("executor", failure, ask, move || executor.run())?
+        };
+        let background = {
+            let inbox = queues.background.clone();
+            Thread::spawn("background", failure, move || inbox.close(), move || background.run())?
+        };
+        let late = Box::new(move || {
+            endpoint.set(None);
+            traffic.set(None);
+        });
+        Ok(Self {
+            transport,
+            mesh,
+            clients,
+            late,
+            transfer,
+            verify,
+            queues,
+            replica,
+            executor,
+            background,
+        })
+    }
+
+    /// Stops in the order of the flow: nothing new comes in, what was decided is executed.
+    pub(super) fn stop(self, clean: bool) -> Result<(), NodeError> {
+        self.mesh.shutdown();
+        self.clients.shutdown();
+        self.transfer.stop().map_err(|_| panicked())?;
+        for thread in self.verify {
+            thread.end()?;
+        }
+        let _ = self.queues.replica.push(Source::Internal, 0, Event::Stop { clean });
+        let journal = self.replica.end()?;
+        drop(journal.stop()?);
+        self.executor.end()?;
+        self.background.end()?;
+        self.transport.stop();
+        (self.late)();
+        Ok(())
+    }
+}
+
+fn verifiers<E: Engine + 'static>(verify: &Verify<E>) -> Result<Vec<Thread<()>>, NodeError> {
+    let threads = verify.spawn(VERIFY_THREADS)?.into_iter();
+    let ask = || {
+        let verify = verify.clone();
+        move || verify.close()
+    };
+    Ok(threads.map(|handle| Thread::adopt(handle, ask())).collect())
+}
