@@ -1,5 +1,10 @@
 //! The `conclave` command; everything it does is in the library's [`conclave_client::cli`].
 
+const _: () = assert!(
+    !conclave_crypto::simulation::ENABLED,
+    "a build for the simulator holds seeded mistakes: build conclave without that feature"
+);
+
 fn main() -> std::process::ExitCode {
     conclave_client::cli::run(std::env::args_os()).into()
 }

@@ -43,6 +43,7 @@ pub mod keys;
 pub mod merkle;
 mod pem;
 pub mod signature;
+pub mod simulation;
 pub mod tls;
 pub mod transport_limits;
 

@@ -12,6 +12,11 @@ use conclave_node::server::{self, EngineStart, Recovered, Recovery, Shutdown};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
+const _: () = assert!(
+    !conclave_crypto::simulation::ENABLED,
+    "a build for the simulator holds seeded mistakes: build conclave-node without that feature"
+);
+
 /// One organization's replica of a Conclave cluster.
 #[derive(Parser)]
 #[command(name = "conclave-node", version, about, max_term_width = 100)]

@@ -19,6 +19,8 @@ pub mod hosts;
 pub mod http;
 pub mod node;
 pub mod quic;
+#[cfg(feature = "simulation")]
+pub mod sim;
 pub mod wait;
 pub mod workload;
 

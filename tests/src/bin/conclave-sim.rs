@@ -1,0 +1,231 @@
+//! `conclave-sim`: attacks a simulated cluster, one seed at a time or many.
+
+use clap::{Parser, Subcommand};
+use conclave_tests::sim::adversary;
+use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
+use conclave_tests::sim::plan::{Attackers, Options, Plan};
+use conclave_tests::sim::run;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Lie to a cluster, cut its power, split its network: every run is a function of its seed.
+#[derive(Parser)]
+#[command(name = "conclave-sim", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one seed
+    Run {
+        /// Which
+        #[arg(long)]
+        seed: u64,
+        #[command(flatten)]
+        setting: Setting,
+        /// Write what happens, a line each
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+    },
+    /// Run seed after seed, on every core
+    Hunt {
+        /// For so long, as in 90s, 10m or 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "seeds")]
+        time: Option<Duration>,
+        /// So many seeds
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Threads; all cores by default
+        #[arg(long)]
+        jobs: Option<usize>,
+        #[command(flatten)]
+        setting: Setting,
+    },
+    /// List the attacks
+    Attacks,
+}
+
+#[derive(clap::Args)]
+struct Setting {
+    /// How many replicas, at least 4; the seed decides by default
+    #[arg(long, value_parser = clap::value_parser!(u16).range(4..=31))]
+    replicas: Option<u16>,
+    /// Which engine
+    #[arg(long, default_value = "pbft", value_parser = ["pbft"])]
+    protocol: String,
+    /// Who attacks: the name of an attack, `random` or `none`
+    #[arg(long, default_value = "random", value_parser = attackers)]
+    attack: Attackers,
+    /// No faults of disks, clocks and links
+    #[arg(long)]
+    calm: bool,
+}
+
+impl Setting {
+    fn options(&self) -> Options {
+        let (replicas, attackers) = (self.replicas, self.attack.clone());
+        Options { replicas, attackers, mistake: None, calm: self.calm }
+    }
+
+    /// The arguments that repeat this.
+    fn shown(&self) -> String {
+        let replicas = self.replicas.map_or(String::new(), |n| format!(" --replicas {n}"));
+        let calm = if self.calm { " --calm" } else { "" };
+        let attack = match &self.attack {
+            Attackers::Random => String::new(),
+            Attackers::None => " --attack none".to_owned(),
+            Attackers::Named(name) => format!(" --attack {name}"),
+        };
+        format!("{replicas}{attack}{calm}")
+    }
+}
+
+fn attackers(text: &str) -> Result<Attackers, String> {
+    match text {
+        "random" => Ok(Attackers::Random),
+        "none" => Ok(Attackers::None),
+        name if adversary::named(name).is_some() => Ok(Attackers::Named(name.to_owned())),
+        _ => Err("not an attack; `conclave-sim attacks` lists them".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "a number and s, m or h, as in 10m".to_owned();
+    let unit = text.chars().last().ok_or_else(expected)?;
+    let number = &text[..text.len() - unit.len_utf8()];
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { seed, setting, trace } => run_one(seed, &setting, trace),
+        Command::Hunt { time, seeds, from, jobs, setting } => {
+            let until = time.map_or(Until::Seeds(seeds), Until::Elapsed);
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let jobs = jobs.unwrap_or(cores);
+            let options = setting.options();
+            let order = Hunt { from, until, jobs, options, stop_at_first: false };
+            hunt_many(&order, &setting)
+        }
+        Command::Attacks => {
+            for attack in adversary::all() {
+                println!("{:<24} {}", attack.name, attack.tries);
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run_one(seed: u64, setting: &Setting, trace: Option<PathBuf>) -> ExitCode {
+    let options = setting.options();
+    let plan = Plan::new(seed, &options);
+    println!(
+        "seed {seed}: {} replicas, {} clients, traitors {:?}, hostile clients {:?}, {} faults, {}",
+        plan.n,
+        plan.clients.len(),
+        plan.traitors,
+        plan.hostile,
+        plan.faults.len(),
+        if plan.keyed { "keyed hashes" } else { "real signatures" },
+    );
+    let writer = match trace.as_ref().map(std::fs::File::create).transpose() {
+        Ok(file) => file.map(|file| Box::new(file) as Box<dyn std::io::Write>),
+        Err(error) => {
+            eprintln!("conclave-sim: the trace cannot be written: {error}");
+            return ExitCode::from(6);
+        }
+    };
+    let outcome = run::traced(seed, &options, writer);
+    println!(
+        "trace {:032x}: {} ms, {} frames, {} boundaries, {} answers",
+        outcome.hash,
+        outcome.time / 1000,
+        outcome.frames,
+        outcome.boundaries,
+        outcome.answered
+    );
+    println!("{}", outcome.state);
+    match outcome.violation {
+        None => {
+            println!("every property held");
+            ExitCode::SUCCESS
+        }
+        Some(violation) => {
+            println!("VIOLATION: {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn hunt_many(order: &Hunt, setting: &Setting) -> ExitCode {
+    let bar = match order.until {
+        Until::Seeds(seeds) => ProgressBar::new(seeds),
+        Until::Elapsed(time) => ProgressBar::new(time.as_secs()),
+    };
+    let template = "{bar:30} {elapsed} {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    let found = hunt::hunt(order, &|found| {
+        bar.set_position(match order.until {
+            Until::Seeds(_) => found.seeds,
+            Until::Elapsed(_) => found.elapsed.as_secs(),
+        });
+        bar.set_message(format!(
+            "{} seeds, {:.0}/s, {} violations",
+            found.seeds,
+            found.seeds_per_second(),
+            found.findings.len()
+        ));
+    });
+    bar.finish_and_clear();
+    report(&found, order, setting)
+}
+
+fn report(found: &Found, order: &Hunt, setting: &Setting) -> ExitCode {
+    println!(
+        "{} seeds from {} in {:.1} s: {:.0} seeds/s on {} threads, {:.0} virtual seconds, {} answers, {} seeds run twice",
+        found.seeds,
+        order.from,
+        found.elapsed.as_secs_f64(),
+        found.seeds_per_second(),
+        order.jobs,
+        found.virtual_seconds,
+        found.answered,
+        found.repeated
+    );
+    let missing = found.coverage.missing();
+    println!("{} marks reached, {} never", found.coverage.reached().len(), missing.len());
+    for mark in missing {
+        println!(
+            "  never reached: {}{}",
+            mark.name,
+            if mark.required { " (required)" } else { "" }
+        );
+    }
+    for finding in &found.findings {
+        println!("seed {}: {}", finding.seed, finding.violation);
+        println!("  conclave-sim run --seed {}{}", finding.seed, setting.shown());
+    }
+    if found.findings.is_empty() {
+        println!("no violations");
+        ExitCode::SUCCESS
+    } else {
+        println!("{} violations", found.findings.len());
+        ExitCode::FAILURE
+    }
+}

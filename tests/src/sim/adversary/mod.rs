@@ -1,0 +1,71 @@
+//! Traitors: other minds behind a member's key, outside of the product's code.
+//!
+//! An [`Adversary`] is an honest replica whose messages pass through a liar. The honest half runs the real engine and
+//! so knows what a correct replica would say; the liar sees every frame that arrives and every message that the honest
+//! half wants to send, may drop, change, delay or multiply them, and may send any bytes to any replica or client. It
+//! holds its own key and no other: what it signs, it signs as itself.
+//!
+//! Adversaries combine: several minds may share a replica, and each sees what the one before it leaves over. A
+//! [`Hostile`] is a client with a registered key and no manners.
+//!
+//! To add one: a file here that says in its first lines what it tries and what stops it, and an entry in [`all`].
+
+mod equivocating_primary;
+pub mod forge;
+mod hostile;
+mod silent_primary;
+mod traitor;
+mod vote_equivocator;
+
+pub use hostile::{ClientHands, Hostile, HostileClient};
+pub use traitor::{Adversary, Hands, Knowledge, Traitor, Verdict};
+
+use super::random::Random;
+
+/// How an attacker is made.
+#[derive(Clone, Copy)]
+pub enum Make {
+    /// A replica's mind.
+    Replica(fn(&mut Random) -> Box<dyn Adversary>),
+    /// A client.
+    Client(fn(&mut Random) -> Box<dyn Hostile>),
+}
+
+/// A named attack.
+#[derive(Clone, Copy)]
+pub struct Attack {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it tries, in a line.
+    pub tries: &'static str,
+    /// How its attacker is made.
+    pub make: Make,
+}
+
+/// Every attack.
+#[must_use]
+pub fn all() -> Vec<Attack> {
+    let mut attacks =
+        vec![equivocating_primary::attack(), silent_primary::attack(), vote_equivocator::attack()];
+    attacks.extend(hostile::attacks());
+    attacks
+}
+
+/// The attack of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<Attack> {
+    all().into_iter().find(|attack| attack.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_attack_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = all().iter().map(|attack| attack.name).collect();
+        assert_eq!(names.len(), all().len());
+        assert!(named("silent-primary").is_some() && named("nobody").is_none());
+    }
+}

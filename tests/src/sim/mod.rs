@@ -1,0 +1,45 @@
+//! A whole cluster from one number: real replicas, executors, state transfers and client sessions on simulated disks
+//! and wires, in virtual time.
+//!
+//! Everything that happens in a run is a function of its seed: the size of the cluster, who lies and how, what the
+//! network and the disks do, when the power goes. So whatever a seed finds, it finds again: `conclave-sim run --seed S`
+//! repeats it, and `--trace FILE` tells its story.
+//!
+//! | module        | what                                                                              |
+//! |---------------|-----------------------------------------------------------------------------------|
+//! | [`plan`]      | what a seed means                                                                  |
+//! | [`world`]     | the event loop, the faults, healing, and the end                                   |
+//! | [`fabric`]    | time, the queue of events, links                                                   |
+//! | [`node`]      | one replica, with `effects` (its replica thread), `ledger` (executor, background), `gateway`, `transfer` |
+//! | [`disk`]      | what survives a process                                                            |
+//! | [`client`]    | correct clients; [`history`] keeps what they saw                                   |
+//! | [`adversary`] | traitors and hostile clients                                                       |
+//! | [`check`]     | the properties                                                                     |
+//! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
+//! | [`run`]       | one seed from beginning to end; [`hunt`] many                                      |
+
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "checks and attackers name what they are about and let the rest pass"
+)]
+
+pub mod adversary;
+pub mod check;
+pub mod client;
+pub mod coverage;
+pub mod disk;
+mod effects;
+pub mod fabric;
+mod gateway;
+pub mod history;
+pub mod hunt;
+pub mod keys;
+mod ledger;
+pub mod node;
+pub mod plan;
+pub mod random;
+pub mod run;
+pub mod signatures;
+pub mod trace;
+mod transfer;
+pub mod world;

@@ -1,0 +1,216 @@
+//! State transfer of a simulated process: the thread of the node around the real [`StateSync`], without the thread.
+
+use super::fabric::Fabric;
+use super::keys;
+use super::node::{Ended, Node, Task};
+use conclave_consensus::epoch_chain::MemberKeys;
+use conclave_consensus::message::CheckpointCertificate;
+use conclave_consensus::state_sync::{
+    Pins, StateSync, SyncAction, TransferMessage, TransferTarget, serve,
+};
+use conclave_consensus::storage::{Durability, Snapshot, Storage, StorageError};
+use conclave_consensus::types::{ReplicaId, Sequence};
+use std::sync::Arc;
+
+/// A peer that did not name a target is asked again after this, as in the node. Milliseconds.
+const ASK_MS: u64 = 1_000;
+
+/// A transfer goes on by itself, without waiting for anybody, at most so often in a row.
+const BUSY_MAX: usize = 64;
+
+/// The trie and the tables at one checkpoint.
+#[derive(Clone)]
+pub(super) struct StateAt {
+    pub trie: Arc<dyn Snapshot>,
+    pub tables: Arc<dyn Snapshot>,
+}
+
+enum Fetch {
+    Idle,
+    Asking { least: Sequence, asked_ms: u64 },
+    Running(Box<StateSync>),
+}
+
+/// What one process serves and fetches.
+pub(super) struct Transfer {
+    members: Arc<MemberKeys>,
+    pins: Pins<StateAt>,
+    peers: Vec<ReplicaId>,
+    fetch: Fetch,
+}
+
+impl Transfer {
+    pub(super) fn new(fabric: &Fabric, peers: Vec<ReplicaId>) -> Self {
+        let members = fabric.genesis.membership.members.clone();
+        let members = keys::members(members);
+        Self { members, pins: Pins::default(), peers, fetch: Fetch::Idle }
+    }
+
+    /// Serve this state to others from now on.
+    pub(super) fn offer(&mut self, target: TransferTarget, state: StateAt) {
+        self.pins.offer(target, state);
+    }
+}
+
+impl Node {
+    /// A frame on the channel of state transfer.
+    pub fn transfer_frame(&mut self, fabric: &mut Fabric, from: u16, bytes: &[u8]) {
+        // A frame that is no message is refused, and charged to nobody.
+        let Ok(message) = TransferMessage::decode(bytes) else { return };
+        let done = self.transfer_message(fabric, ReplicaId(from), message);
+        self.go_on(fabric, done);
+        self.poll_transfer(fabric);
+    }
+
+    fn go_on(&mut self, fabric: &mut Fabric, done: Result<(), StorageError>) {
+        let _ = fabric;
+        if let Err(error) = done {
+            self.end(Ended::Disk(error.to_string()));
+        }
+    }
+
+    pub(super) fn begin_transfer(&mut self, fabric: &mut Fabric, least: &CheckpointCertificate) {
+        let Some(process) = &mut self.process else { return };
+        let least = least.checkpoint.height;
+        process.transfer.fetch = Fetch::Asking { least, asked_ms: 0 };
+        self.ask(fabric);
+    }
+
+    fn ask(&mut self, fabric: &mut Fabric) {
+        let Some(process) = &mut self.process else { return };
+        if let Fetch::Asking { asked_ms, .. } = &mut process.transfer.fetch {
+            *asked_ms = fabric.now_ms();
+        }
+        for peer in process.transfer.peers.clone() {
+            self.send_transfer(fabric, peer, &TransferMessage::AskTarget);
+        }
+    }
+
+    /// Looks at the clock, and goes on as long as nobody has to be waited for.
+    pub(super) fn poll_transfer(&mut self, fabric: &mut Fabric) {
+        for _ in 0..BUSY_MAX {
+            let Some(process) = &mut self.process else { return };
+            if process.ended.is_some() {
+                return;
+            }
+            let now = fabric.now_ms();
+            process.transfer.pins.expire(now);
+            let actions = match &mut process.transfer.fetch {
+                Fetch::Idle => return,
+                Fetch::Asking { asked_ms, .. } => {
+                    if now.saturating_sub(*asked_ms) >= ASK_MS {
+                        self.ask(fabric);
+                    }
+                    return;
+                }
+                Fetch::Running(sync) => sync.poll(now),
+            };
+            let done = actions.and_then(|actions| self.carry_out_transfer(fabric, actions));
+            self.go_on(fabric, done);
+            let Some(process) = &self.process else { return };
+            if !matches!(&process.transfer.fetch, Fetch::Running(sync) if sync.is_busy()) {
+                return;
+            }
+        }
+    }
+
+    fn transfer_message(
+        &mut self,
+        fabric: &mut Fabric,
+        from: ReplicaId,
+        message: TransferMessage,
+    ) -> Result<(), StorageError> {
+        let now = fabric.now_ms();
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let transfer = &mut process.transfer;
+        match message {
+            TransferMessage::AskTarget => {
+                let target = transfer.pins.ask(now).map(Box::new);
+                self.send_transfer(fabric, from, &TransferMessage::Target(target));
+            }
+            TransferMessage::Request(request) => {
+                let answer = match transfer.pins.get(request.height, now) {
+                    Some(state) => serve(&*state.trie, &*state.tables, &request)?,
+                    None => TransferMessage::Unavailable { id: request.id },
+                };
+                self.send_transfer(fabric, from, &answer);
+            }
+            TransferMessage::Target(Some(target)) => self.target(fabric, *target)?,
+            TransferMessage::Target(None) => {}
+            TransferMessage::Chunk { .. } | TransferMessage::Unavailable { .. } => {
+                if let Fetch::Running(sync) = &mut transfer.fetch {
+                    let actions = sync.on_message(from, message, now)?;
+                    self.carry_out_transfer(fabric, actions)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer names its newest certified state; the certificate is believed, never the peer.
+    fn target(&mut self, fabric: &mut Fabric, target: TransferTarget) -> Result<(), StorageError> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let transfer = &mut process.transfer;
+        let Fetch::Asking { least, .. } = &transfer.fetch else { return Ok(()) };
+        if target.height() < *least || target.verify(&transfer.members, &fabric.cluster).is_err() {
+            return Ok(());
+        }
+        let reader = self.ledger.snapshot()?;
+        let peers = transfer.peers.clone();
+        transfer.fetch = Fetch::Running(Box::new(StateSync::begin(target, reader, peers)));
+        Ok(())
+    }
+
+    fn carry_out_transfer(
+        &mut self,
+        fabric: &mut Fabric,
+        actions: Vec<SyncAction>,
+    ) -> Result<(), StorageError> {
+        for action in actions {
+            if !self.powered(fabric) {
+                return Ok(());
+            }
+            match action {
+                SyncAction::Send { to, message } => self.send_transfer(fabric, to, &message),
+                SyncAction::Stage(batch) => self.ledger.write(batch, Durability::Buffered)?,
+                SyncAction::Blame { peer, .. } => {
+                    let replica = self.id;
+                    fabric.saw(&super::check::Fact::Blamed { replica, peer: peer.0 });
+                }
+                SyncAction::NeedTarget => {
+                    let Some(process) = &mut self.process else { return Ok(()) };
+                    if let Fetch::Running(sync) = &process.transfer.fetch {
+                        let least = sync.target().height();
+                        process.transfer.fetch = Fetch::Asking { least, asked_ms: 0 };
+                        self.ask(fabric);
+                    }
+                }
+                SyncAction::Complete => self.complete(fabric)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, fabric: &mut Fabric) -> Result<(), StorageError> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let fetch = std::mem::replace(&mut process.transfer.fetch, Fetch::Idle);
+        if let Fetch::Running(sync) = fetch {
+            self.ledger.sync()?;
+            let target = Box::new(sync.target().clone());
+            self.task(fabric, Task::Install(target));
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_transfer(
+        &mut self,
+        fabric: &mut Fabric,
+        to: ReplicaId,
+        message: &TransferMessage,
+    ) {
+        if self.traitor.is_some() {
+            return self.send_transfer_as_traitor(fabric, to.0, message);
+        }
+        fabric.send_peer(self.id, to.0, true, &Arc::new(message.encode()));
+    }
+}
