@@ -92,16 +92,16 @@ mod tests {
     fn evidence_against_the_correct_and_evidence_that_proves_nothing_are_refused() {
         let cast = cast(4, &[3]);
         let (good, framed) = (evidence(3, 3), evidence(0, 0));
-        let see = |evidence| {
-            Accountability::default().see(&Fact::Evidence { replica: 1, evidence }, &cast)
-        };
-        assert!(see(&good).is_ok());
-        assert!(see(&framed).is_err());
+        fn see(evidence: &Evidence, cast: &Cast) -> Result<(), String> {
+            Accountability::default().see(&Fact::Evidence { replica: 1, evidence }, cast)
+        }
+        assert!(see(&good, &cast).is_ok());
+        assert!(see(&framed, &cast).is_err());
         // Signed by somebody else than it names.
-        assert!(see(&evidence(3, 0)).is_err());
+        assert!(see(&evidence(3, 0), &cast).is_err());
         let mut one = good.clone();
         one.second = one.first.clone();
-        assert!(see(&one).is_err());
+        assert!(see(&one, &cast).is_err());
     }
 
     #[test]
