@@ -4,6 +4,7 @@
 //! [`NodeFrame::Replies`] carries proof; everything else is one replica's unproven word.
 
 use crate::engine::EngineStatus;
+use crate::evidence::Accusation;
 use crate::message::{BlockReplies, EpochEnd, SignedRequest};
 use crate::types::{ReplicaId, RequestNumber, Sequence, SessionId};
 use conclave_crypto::digest::Digest;
@@ -84,7 +85,12 @@ pub struct NodeStatus {
     pub bytes_sent: u64,
     /// Pieces of evidence held.
     pub evidence: u64,
+    /// What they accuse of; the first [`ACCUSATIONS_MAX`] of them.
+    pub accusations: Vec<Accusation>,
 }
+
+/// Accusations in one answer.
+pub const ACCUSATIONS_MAX: usize = 64;
 
 /// The answer to a request: what the results leaf binds, in canonical encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,8 @@
 //! ([`crate::replica`] alone enforces that). No effect has an answer that the engine waits for;
 //! slow work comes back as a later input. Time comes in Ticks.
 
+pub use crate::evidence::Evidence;
+
 use crate::membership::Membership;
 use crate::message::{Batch, BlockHeader, CheckpointCertificate, EpochEnd, SignedRequest};
 use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
@@ -130,7 +132,7 @@ pub enum Effect<M> {
         /// Why.
         reason: Reject,
     },
-    /// Two signed statements that no correct replica makes.
+    /// What a replica signed and no correct replica signs.
     Evidence(Evidence),
 }
 
@@ -216,24 +218,12 @@ pub enum Reject {
     /// Breaks a rule of the protocol.
     #[error("against the protocol: {0}")]
     Protocol(&'static str),
+    /// Breaks a rule of the protocol, and its signature proves who broke it.
+    #[error("against the protocol, provably: {0}")]
+    Proven(&'static str, Box<Evidence>),
     /// A buffer's cap is reached.
     #[error("over the cap of {0}")]
     Cap(&'static str),
-}
-
-/// Proof of misbehaviour: two statements, signed by one replica, that contradict each other.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Evidence {
-    /// Who signed both.
-    pub culprit: ReplicaId,
-    /// The epoch whose keys verify them.
-    pub epoch: Epoch,
-    /// The signed type, see [`crate::message::kind`].
-    pub kind: u8,
-    /// The first signed body.
-    pub first: (Vec<u8>, conclave_crypto::signature::Signature),
-    /// The second signed body.
-    pub second: (Vec<u8>, conclave_crypto::signature::Signature),
 }
 
 /// How far a sequence has come here; lets decode drop votes that can change nothing.

@@ -10,6 +10,7 @@ pub mod client_session;
 pub mod client_wire;
 pub mod engine;
 pub mod epoch_chain;
+pub mod evidence;
 pub mod executor;
 pub mod kv;
 pub mod ledger;
@@ -30,3 +31,6 @@ pub mod storage;
 pub mod types;
 pub mod view;
 pub mod wire;
+
+// Which statements of the engine's own types no correct replica makes.
+use pbft::evidence as statements;

@@ -74,13 +74,9 @@ fn a_backup_accepts_one_pre_prepare_per_view_and_sequence_and_keeps_both_as_evid
     let evidence = &network.node(1).evidence;
     assert_eq!(evidence.len(), 1);
     assert_eq!((evidence[0].culprit.0, evidence[0].kind), (0, kind::PRE_PREPARE));
-    let covered = |body: &[u8]| {
-        conclave_crypto::signature::signing_bytes(&network.cluster(), 0, kind::PRE_PREPARE, body)
-    };
     let key = common::network::replica_key(0).verifying();
-    for (body, signature) in [&evidence[0].first, &evidence[0].second] {
-        key.verify(&covered(body), signature).expect("evidence proves itself");
-    }
+    let subject = evidence[0].verify(&network.cluster(), &key).expect("evidence proves itself");
+    assert_eq!((subject.view.0, subject.sequence.0), (0, 1));
 }
 
 #[test]
@@ -122,7 +118,9 @@ fn a_batch_with_a_request_that_its_client_did_not_sign_is_refused() {
     network.send_all(0, &message);
     network.run_ms(100);
     assert_eq!(times(&counts, "PREPARE"), 0);
-    assert!(network.node(1).rejects.contains_key("decode: bad signature of request"));
+    assert!(network.node(1).rejects.contains_key(
+        "decode: against the protocol, provably: a request that its client did not sign"
+    ));
 }
 
 #[test]
@@ -339,6 +337,10 @@ fn a_new_view_whose_o_does_not_follow_from_v_is_refused() {
             "{}",
             network.describe()
         );
+        let key = common::network::replica_key(1).verifying();
+        let evidence = &network.node(id).evidence;
+        assert_eq!(evidence.len(), 1, "r{id}");
+        evidence[0].verify(&network.cluster(), &key).expect("the NEW-VIEW and its V are proof");
     }
     // It stays out of the way from here on; the others replace it.
     network.start(0);

@@ -135,7 +135,7 @@ impl Metrics {
             Reject::View => "view",
             Reject::Window => "window",
             Reject::Known => "known",
-            Reject::Protocol(_) => "protocol",
+            Reject::Protocol(_) | Reject::Proven(..) => "protocol",
             Reject::Cap(_) => "cap",
         };
         self.rejected.get_or_create(&PeerReason { peer: u32::from(from.0), reason }).inc();

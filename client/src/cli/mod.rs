@@ -6,6 +6,7 @@ mod cas;
 mod common;
 mod delete;
 mod demo;
+mod evidence;
 mod get;
 pub mod import;
 mod members;
@@ -54,6 +55,8 @@ enum Command {
     Members(members::Members),
     /// Checks a receipt offline
     Receipt(receipt::ReceiptCommand),
+    /// Proofs that a replica misbehaved: lists them, and checks a file offline
+    Evidence(evidence::EvidenceCommand),
     /// Measures the cluster under load
     Bench(bench::Bench),
     /// Four organizations, one ledger, and every fault it survives
@@ -97,6 +100,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Status(command) => common.block_on(command.run(common)),
         Command::Members(command) => command.run(common),
         Command::Receipt(command) => command.run(common),
+        Command::Evidence(command) => command.run(common),
         Command::Bench(command) => common.block_on(command.run(common)),
         Command::Demo(command) => common.block_on(command.run()),
     }
@@ -132,6 +136,9 @@ mod tests {
             "conclave put k v -w yaml",
             "conclave get k --timeout soon",
             "conclave receipt verify",
+            "conclave evidence",
+            "conclave evidence verify f",
+            "conclave evidence list --genesis g",
             "conclave bench --clients 0",
             "conclave bench --rate 0",
             "conclave bench --rate -5",
@@ -148,6 +155,10 @@ mod tests {
         assert_eq!(exit_code("conclave --home /nonexistent get k"), ExitCode::Io);
         assert_eq!(
             exit_code("conclave receipt verify /nonexistent --genesis /nonexistent"),
+            ExitCode::Io
+        );
+        assert_eq!(
+            exit_code("conclave evidence verify /nonexistent --genesis /nonexistent"),
             ExitCode::Io
         );
     }

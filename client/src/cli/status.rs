@@ -2,7 +2,9 @@
 
 use clap::Args;
 use conclave_config::ExitCode;
+use conclave_consensus::client_wire::NodeStatus;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::common::Common;
@@ -51,6 +53,22 @@ fn lag(rows: &[ReplicaStatus], height: u64) -> u64 {
     highest.unwrap_or(0).saturating_sub(height)
 }
 
+/// Whom the evidence that a replica holds accuses, by its word.
+fn accused<'a>(rows: &'a [ReplicaStatus], status: &NodeStatus) -> BTreeSet<&'a str> {
+    let culprits = status.accusations.iter().map(|accusation| accusation.culprit);
+    let member = |id| rows.iter().map(|row| &row.member).find(|member| member.id == id);
+    culprits.filter_map(member).map(|member| member.organization.as_str()).collect()
+}
+
+/// How much evidence a replica holds, and against whom.
+fn evidence(rows: &[ReplicaStatus], status: &NodeStatus) -> String {
+    let accused: Vec<&str> = accused(rows, status).into_iter().collect();
+    match accused.as_slice() {
+        [] => status.evidence.to_string(),
+        names => format!("{} against {}", status.evidence, names.join(", ")),
+    }
+}
+
 fn table(rows: &[ReplicaStatus]) -> Table {
     let mut table = Table::new(&[
         "replica",
@@ -61,6 +79,7 @@ fn table(rows: &[ReplicaStatus]) -> Table {
         "checkpoint",
         "lag",
         "peers up",
+        "evidence",
         "version",
     ]);
     for row in rows {
@@ -76,6 +95,7 @@ fn table(rows: &[ReplicaStatus]) -> Table {
                 status.engine.stable.to_string(),
                 lag(rows, status.height.0).to_string(),
                 status.peers_up.to_string(),
+                evidence(rows, status),
                 status.version.clone(),
             ]),
             Err(_) => {
@@ -84,6 +104,7 @@ fn table(rows: &[ReplicaStatus]) -> Table {
                     id,
                     organization,
                     "unreachable".into(),
+                    dash(),
                     dash(),
                     dash(),
                     dash(),
@@ -118,6 +139,7 @@ fn json_rows(rows: &[ReplicaStatus]) -> Vec<Value> {
                 "fsyncs": status.fsyncs,
                 "bytes_sent": status.bytes_sent,
                 "evidence": status.evidence,
+                "accused": accused(rows, status),
             }),
             Err(reason) => json!({
                 "replica": row.member.id.0,
@@ -138,10 +160,10 @@ fn json_rows(rows: &[ReplicaStatus]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conclave_consensus::client_wire::NodeStatus;
     use conclave_consensus::engine::EngineStatus;
+    use conclave_consensus::evidence::{Accusation, Subject};
     use conclave_consensus::membership::Member;
-    use conclave_consensus::types::{Epoch, ReplicaId, Sequence};
+    use conclave_consensus::types::{Epoch, ReplicaId, Sequence, View};
     use conclave_crypto::keys::SecretKey;
 
     fn row(id: u16, height: Option<u64>) -> ReplicaStatus {
@@ -176,6 +198,7 @@ mod tests {
                 fsyncs: 3,
                 bytes_sent: 4,
                 evidence: 0,
+                accusations: Vec::new(),
             })
         });
         ReplicaStatus { member, status: status.ok_or_else(|| "no answer".into()) }
@@ -194,5 +217,24 @@ mod tests {
         let text = table(&rows).render();
         let last = text.lines().last().unwrap();
         assert!(last.starts_with("2        acme          unreachable"), "{text}");
+    }
+
+    #[test]
+    fn a_row_names_the_organizations_that_a_replica_holds_evidence_against() {
+        let mut rows = [row(0, Some(1)), row(1, Some(1))];
+        rows[1].member.organization = "initech".into();
+        let subject = Subject { view: View(0), sequence: Sequence(7) };
+        let accusation = Accusation {
+            culprit: ReplicaId(1),
+            epoch: Epoch(0),
+            kind: 2,
+            unfounded: false,
+            subject,
+        };
+        let Ok(status) = &mut rows[0].status else { panic!("it answers") };
+        (status.evidence, status.accusations) = (1, vec![accusation]);
+        assert_eq!(json_rows(&rows)[0]["accused"], json!(["initech"]));
+        assert_eq!(json_rows(&rows)[1]["accused"], json!([]));
+        assert!(table(&rows).render().contains("1 against initech"));
     }
 }

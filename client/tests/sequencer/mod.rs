@@ -283,6 +283,7 @@ impl Shared {
             fsyncs: 0,
             bytes_sent: 0,
             evidence: 0,
+            accusations: Vec::new(),
         }
     }
 }

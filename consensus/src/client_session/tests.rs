@@ -151,6 +151,7 @@ fn status(session: &ClientSession, view: u64, primary: u16) -> NodeFrame {
         fsyncs: 0,
         bytes_sent: 0,
         evidence: 0,
+        accusations: Vec::new(),
     };
     NodeFrame::Status { token: session.belief.token(), status: Box::new(status) }
 }

@@ -7,6 +7,7 @@ use super::{
     results_tree,
 };
 use crate::engine::Committed;
+use crate::evidence::{Accusation, EvidenceFile};
 use crate::message::{
     Attestation, Batch, BlockHeader, BlockReplies, CheckpointCertificate, EpochEnd, SignedRequest,
 };
@@ -153,13 +154,20 @@ impl<S: Storage> LedgerReader<S> {
         Ok(replies(&header, attestation, &results, &tree, &[position]).pop())
     }
 
-    /// How many proofs of misbehaviour the ledger keeps.
+    /// What the proofs of misbehaviour that the ledger keeps accuse of. Rows that are none, such as
+    /// blocks that were set aside, are passed over.
     ///
     /// # Errors
     /// When the storage fails.
-    pub fn evidence_count(&self) -> Result<u64, StorageError> {
+    pub fn accusations(&self) -> Result<Vec<Accusation>, StorageError> {
         let below = self.storage.scan(Table::Evidence, b"", Some(ASIDE), usize::MAX)?;
         let above = self.storage.scan(Table::Evidence, ASIDE_END, None, usize::MAX)?;
-        Ok((below.len() + above.len()) as u64)
+        let files = below.into_iter().chain(above);
+        let evidence = files.filter_map(|(_, bytes)| EvidenceFile::from_bytes(&bytes).ok());
+        let accused = evidence.filter_map(|file| {
+            let subject = file.evidence.fault(&self.cluster).ok()?;
+            Some(Accusation::of(&file.evidence, subject))
+        });
+        Ok(accused.collect())
     }
 }

@@ -5,13 +5,14 @@
 //! [`Effect::Stable`], on which the host truncates its journal, is said only of a checkpoint that
 //! the own ledger holds too.
 
+use super::evidence::two_values;
 use super::{Pbft, record};
-use crate::engine::{Checkpointed, Effect, Evidence, Reject, To};
-use crate::message::{Checkpoint, CheckpointCertificate, CheckpointVote, kind};
+use crate::engine::{Checkpointed, Effect, Reject, To};
+use crate::message::{Checkpoint, CheckpointCertificate, CheckpointVote};
 use crate::pbft::message::Message;
 use crate::types::{Epoch, ReplicaId, Sequence};
 use crate::wire;
-use conclave_crypto::signature::{Signable, Signed};
+use conclave_crypto::signature::Signed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -142,13 +143,7 @@ impl Pbft {
             if known.value == vote.value {
                 return self.reject(from, Reject::Known);
             }
-            let evidence = Evidence {
-                culprit: from,
-                epoch,
-                kind: kind::CHECKPOINT,
-                first: (known.value.body(), known.signature),
-                second: (vote.value.body(), vote.signature),
-            };
+            let evidence = two_values(from, known, &vote);
             self.accuse(evidence);
             return self.reject(from, Reject::Protocol("two CHECKPOINTs for one height"));
         }

@@ -7,6 +7,7 @@
 //! before it voted.
 
 use super::certificate::{CertificateError, Keys, PreparedCertificate, Statement, primary};
+use super::evidence::forged_request;
 use super::message::{Decided, Message, NewView, OwnVotes, PrePrepare, Sealed, ViewChange, Vote};
 use crate::engine::{Horizon, Phase, Reject};
 use crate::membership::{Limits, Membership};
@@ -108,6 +109,7 @@ impl Decoder<'_> {
             Message::EpochEnd(end) => self.epoch_end(end),
             Message::Rejoin(rejoin) => self.rejoin(rejoin, Some(self.from)),
             Message::OwnVotes(own) => self.own_votes(own),
+            Message::Proposed(vote) => self.proposed(vote),
             Message::Status(report) => {
                 if report.changes.len() > MEMBERS_MAX {
                     return Err(Reject::Cap("senders of VIEW-CHANGEs"));
@@ -200,7 +202,26 @@ impl Decoder<'_> {
             }
             self.rejoin(rejoin, None)?;
         }
-        self.requests(&batch.requests)
+        self.requests(&batch.requests).map_err(|reason| {
+            let forged = matches!(reason, Reject::Signature(_));
+            if forged { forged_request(self.from, message) } else { reason }
+        })
+    }
+
+    /// What a peer says the primary of this view proposed to it.
+    fn proposed(&self, vote: &Vote) -> Result<(), Reject> {
+        let Statement { epoch, view, sequence, .. } = vote.statement;
+        self.epoch(epoch)?;
+        if view.0 != self.horizon.view {
+            return Err(Reject::View);
+        }
+        self.window(sequence)?;
+        let key = self.horizon.keys.get(&self.primary(view)).ok_or(Reject::Sender)?;
+        key.verify(
+            &vote.statement.covered(&self.horizon.cluster, kind::PRE_PREPARE),
+            &vote.signature,
+        )
+        .map_err(|_| Reject::Signature("PRE-PREPARE"))
     }
 
     fn requests(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {

@@ -95,8 +95,14 @@ impl<T: Signable> Sealed<T> {
     /// Names a signed value.
     #[must_use]
     pub fn new(signed: Signed<T>) -> Self {
-        let name = digest("sealed", &[&[T::KIND], &signed.value.body()]);
+        let name = Self::name_of(&signed.value.body());
         Self { signed, name }
+    }
+
+    /// What names the value of this encoding.
+    #[must_use]
+    pub fn name_of(body: &[u8]) -> Digest {
+        digest("sealed", &[&[T::KIND], body])
     }
 
     /// The digest that names it.
@@ -232,6 +238,8 @@ pub enum Message {
     },
     /// Answers [`Message::OwnVotesQuery`].
     OwnVotes(Arc<OwnVotes>),
+    /// The PRE-PREPARE that the sender accepted, for a replica that voted for another batch.
+    Proposed(Vote),
 }
 
 /// Batches above this go on the stream of lower priority, bytes.
@@ -267,7 +275,8 @@ impl Message {
             | Message::EpochEnd(_)
             | Message::Rejoin(_)
             | Message::OwnVotesQuery { .. }
-            | Message::OwnVotes(_) => false,
+            | Message::OwnVotes(_)
+            | Message::Proposed(_) => false,
         }
     }
 }
@@ -366,6 +375,7 @@ impl fmt::Display for Message {
             }
             Message::OwnVotesQuery { .. } => write!(f, "OWN-VOTES?"),
             Message::OwnVotes(own) => write!(f, "OWN-VOTES votes={}", own.votes.len()),
+            Message::Proposed(vote) => write!(f, "PROPOSED {}", vote.statement),
         }
     }
 }

@@ -29,6 +29,7 @@ pub mod certificate;
 mod checkpoint;
 mod decode;
 mod epoch;
+pub(crate) mod evidence;
 mod fetching;
 mod log;
 pub mod message;
@@ -52,9 +53,10 @@ use self::signer::Signer;
 use self::suspect::Suspicion;
 use self::view_change::ViewChanges;
 use crate::engine::{
-    After, Committed, Effect, Engine, EngineStatus, Evidence, Horizon, Input, Phase, Record,
-    Reject, Slot, To, Verifier,
+    After, Committed, Effect, Engine, EngineStatus, Horizon, Input, Phase, Record, Reject, Slot,
+    To, Verifier,
 };
+use crate::evidence::Subject;
 use crate::membership::{Genesis, Limits, Membership};
 use crate::message::{Batch, EpochEnd};
 use crate::quorum::Byzantine;
@@ -146,7 +148,7 @@ pub struct Pbft {
 
     persists: u64,
     out: Vec<Effect<Message>>,
-    accused: BTreeSet<(ReplicaId, u8)>,
+    accused: BTreeSet<(ReplicaId, u8, Subject)>,
     halted: bool,
 }
 
@@ -210,15 +212,6 @@ impl Pbft {
         self.out.push(Effect::Halt { reason });
     }
 
-    /// Hands out proof against a replica, once per type and epoch.
-    fn accuse(&mut self, evidence: Evidence) {
-        if evidence.first.0 != evidence.second.0
-            && self.accused.insert((evidence.culprit, evidence.kind))
-        {
-            self.out.push(Effect::Evidence(evidence));
-        }
-    }
-
     fn on_message(&mut self, from: ReplicaId, message: Message) {
         match message {
             Message::PrePrepare(message) => self.on_pre_prepare(from, message),
@@ -239,6 +232,7 @@ impl Pbft {
             Message::EpochEnd(end) => self.on_epoch_end(from, end),
             Message::Rejoin(rejoin) => self.on_rejoin(from, rejoin),
             Message::OwnVotesQuery { token } => self.on_own_votes_query(from, token),
+            Message::Proposed(vote) => self.on_proposed(from, vote),
             Message::OwnVotes(own) => self.on_own_votes(from, &own),
         }
     }

@@ -6,14 +6,15 @@
 
 use super::Pbft;
 use super::certificate::{PreparedCertificate, Statement};
+use super::evidence::{two_values, two_votes, unfounded_new_view};
 use super::message::{Message, NewView, Sealed, ViewChange, Vote};
 use super::{RESERVE_AHEAD, null_batch, record};
-use crate::engine::{Evidence, Reject, To};
+use crate::engine::{Reject, To};
 use crate::message::kind;
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::signature::{Signable, Signature};
+use conclave_crypto::signature::Signature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -155,13 +156,7 @@ impl Pbft {
         let pending = self.changes.pending.get(&leader).map(|it| Arc::clone(&it.new_view));
         for known in [pending, self.changes.new_view.clone()].into_iter().flatten() {
             if known.value().view == view && known.name() != message.name() {
-                self.accuse(Evidence {
-                    culprit: leader,
-                    epoch: value.epoch,
-                    kind: kind::NEW_VIEW,
-                    first: (known.value().body(), known.signed.signature),
-                    second: (value.body(), message.signed.signature),
-                });
+                self.accuse(two_values(leader, &known.signed, &message.signed));
                 return self.reject(from, Reject::Protocol("two NEW-VIEWs for one view"));
             }
         }
@@ -248,6 +243,7 @@ impl Pbft {
         let fits =
             found.iter().all(|(id, it)| it.value().replica == *id && it.value().view == value.view);
         if !fits {
+            self.accuse(unfounded_new_view(leader, &new_view, found.values()));
             return self.reject(from, Reject::Protocol("V of NEW-VIEW is not of its view"));
         }
         let proposals = match proposals_of(found.values().map(|it| it.value())) {
@@ -257,6 +253,7 @@ impl Pbft {
         let claimed =
             value.proposals.iter().map(|vote| (vote.statement.sequence, vote.statement.digest));
         if !claimed.eq(proposals.digests.iter().copied()) {
+            self.accuse(unfounded_new_view(leader, &new_view, found.values()));
             return self.reject(from, Reject::Protocol("O of NEW-VIEW does not follow from V"));
         }
         let changes: Vec<_> = found.into_values().collect();
@@ -369,13 +366,9 @@ impl Pbft {
             }
         }
         for (culprit, kind, one, other) in pairs {
-            self.accuse(Evidence {
-                culprit,
-                epoch: first.statement.epoch,
-                kind,
-                first: (first.statement.body(), one),
-                second: (second.statement.body(), other),
-            });
+            let one = Vote { statement: first.statement, signature: one };
+            let other = Vote { statement: second.statement, signature: other };
+            self.accuse(two_votes(culprit, kind, &one, &other));
         }
         let Statement { sequence, .. } = first.statement;
         self.halt(format!("two batches prepared at sequence {sequence} in view {view}"));

@@ -5,11 +5,12 @@
 //! needs the batch and its prepared certificate durable, which is the one sync of a request.
 
 use super::certificate::{CommitCertificate, PreparedCertificate, Statement};
+use super::evidence::two_votes;
 use super::message::{Message, PrePrepare, Vote};
 use super::{
     BODIES_AHEAD, BODIES_BEHIND, Pbft, RESERVE_AHEAD, UNEXECUTED_MAX, log, null_batch, record,
 };
-use crate::engine::{Committed, Effect, Evidence, Reject, To};
+use crate::engine::{Committed, Effect, Reject, To};
 use crate::message::{Batch, SignedRequest, kind};
 use crate::requests::{Offered, Origin};
 use crate::types::{ReplicaId, Sequence};
@@ -232,6 +233,7 @@ impl Pbft {
                 }
                 self.log.entry(sequence).or_default().proposal = Some(vote);
                 self.sample_delays(&batch);
+                self.show_proposal_to_all(sequence);
             }
         }
         self.log.entry(sequence).or_default().keep(batch);
@@ -254,6 +256,7 @@ impl Pbft {
             return self.voted_again(from, kind::PREPARE, known, signature, &vote);
         }
         votes.insert(from, (digest, vote.signature));
+        self.show_proposal(sequence, from);
         self.advance(sequence);
     }
 
@@ -296,13 +299,7 @@ impl Pbft {
         first: &Vote,
         second: &Vote,
     ) {
-        self.accuse(Evidence {
-            culprit,
-            epoch: first.statement.epoch,
-            kind,
-            first: (first.statement.body(), first.signature),
-            second: (second.statement.body(), second.signature),
-        });
+        self.accuse(two_votes(culprit, kind, first, second));
         self.reject(culprit, Reject::Protocol("two votes for one slot"));
     }
 

@@ -5,15 +5,14 @@
 
 use super::Pbft;
 use super::certificate::{PreparedCertificate, primary};
+use super::evidence::two_values;
 use super::message::{Message, NewView, Sealed, ViewChange};
 use super::new_view::PendingNewView;
 use super::record;
-use crate::engine::{Evidence, Reject, To};
-use crate::message::kind;
+use crate::engine::{Reject, To};
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::signature::Signable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -102,13 +101,7 @@ impl Pbft {
         first: &Sealed<ViewChange>,
         second: &Sealed<ViewChange>,
     ) {
-        self.accuse(Evidence {
-            culprit,
-            epoch: first.value().epoch,
-            kind: kind::VIEW_CHANGE,
-            first: (first.value().body(), first.signed.signature),
-            second: (second.value().body(), second.signed.signature),
-        });
+        self.accuse(two_values(culprit, &first.signed, &second.signed));
     }
 
     /// OSDI'99 §4.5.2: f+1 VIEW-CHANGEs above the own view; the smallest such view is joined. f

@@ -1,7 +1,7 @@
 //! Replicas, their journals, and the wires between them.
 
 use super::Ledger;
-use conclave_consensus::engine::{Committed, Effect, Engine, Evidence, Input, Slot, To};
+use conclave_consensus::engine::{Committed, Effect, Engine, Evidence, Input, Reject, Slot, To};
 use conclave_consensus::membership::{ClientEntry, Genesis, Limits, Member, Membership, Role};
 use conclave_consensus::message::{Change, Rejoin, Request, RequestBody, SignedRequest};
 use conclave_consensus::pbft::message::Message;
@@ -584,6 +584,9 @@ impl Network {
                         }
                         Err(reason) => {
                             *node.rejects.entry(format!("decode: {reason}")).or_default() += 1;
+                            if let Reject::Proven(_, evidence) = reason {
+                                node.evidence.push(*evidence);
+                            }
                         }
                     }
                 }

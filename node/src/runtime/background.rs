@@ -1,8 +1,9 @@
 //! Slow work, off the replica and executor threads: checkpoints, supplies, evidence.
 
+use super::Failure;
+use super::evidence::EvidenceKeeper;
 use super::executor_thread::Task;
 use super::inbox::{Inbox, Source};
-use super::{Failure, Shared};
 use crate::storage::RocksStorage;
 use crate::transfer::StateAt;
 use crate::transport::{Class, PeerMeshHandle};
@@ -10,13 +11,10 @@ use bytes::Bytes;
 use conclave_consensus::engine::{Engine, Evidence};
 use conclave_consensus::executor::CheckpointJob;
 use conclave_consensus::ledger::LedgerReader;
-use conclave_consensus::storage::{Durability, Storage, StorageError, Table, WriteBatch};
+use conclave_consensus::storage::{Storage, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
-use conclave_consensus::wire;
 use std::marker::PhantomData;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Blocks in one supply to a replica that is behind.
@@ -24,9 +22,6 @@ const SUPPLY_BLOCKS_MAX: usize = 64;
 
 /// Bytes in one supply.
 const SUPPLY_BYTES_MAX: usize = 6 << 20;
-
-/// Pieces of evidence that are kept; one culprit cannot fill the disk.
-const EVIDENCE_MAX: u64 = 1000;
 
 /// One piece of slow work.
 pub(crate) enum Job {
@@ -44,14 +39,13 @@ pub(crate) struct Background<E: Engine> {
     pub ledger: Arc<RocksStorage>,
     pub reader: LedgerReader<RocksStorage>,
     pub mesh: PeerMeshHandle,
-    pub evidence: PathBuf,
-    pub shared: Arc<Shared>,
+    pub evidence: EvidenceKeeper,
     pub failure: Arc<Failure>,
     pub engine: PhantomData<fn() -> E>,
 }
 
 impl<E: Engine> Background<E> {
-    pub(crate) fn run(self) {
+    pub(crate) fn run(mut self) {
         let mut taken = Vec::new();
         while self.inbox.drain(Duration::from_secs(3600), 1, &mut taken) {
             for job in taken.drain(..) {
@@ -63,11 +57,11 @@ impl<E: Engine> Background<E> {
         }
     }
 
-    fn carry_out(&self, job: Job) -> Result<(), StorageError> {
+    fn carry_out(&mut self, job: Job) -> Result<(), StorageError> {
         match job {
             Job::Checkpoint(job) => self.checkpoint(&job)?,
             Job::Supply { to, after } => self.supply(to, after)?,
-            Job::Evidence(evidence) => self.keep(&evidence)?,
+            Job::Evidence(evidence) => self.evidence.keep(*evidence)?,
         }
         Ok(())
     }
@@ -89,31 +83,6 @@ impl<E: Engine> Background<E> {
         for committed in self.reader.decided(after, SUPPLY_BLOCKS_MAX, SUPPLY_BYTES_MAX)? {
             let message = E::decided(committed);
             self.mesh.send(to, Class::Body, Bytes::from(E::encode(&message)));
-        }
-        Ok(())
-    }
-
-    /// One file and one row for each distinct proof; the same proof again changes nothing.
-    fn keep(&self, evidence: &Evidence) -> Result<(), StorageError> {
-        let bytes = wire::encode(evidence);
-        let name = conclave_crypto::digest::digest("evidence", &[&bytes]);
-        if self.shared.evidence.load(Ordering::Relaxed) >= EVIDENCE_MAX
-            || self.ledger.get(Table::Evidence, name.as_bytes())?.is_some()
-        {
-            return Ok(());
-        }
-        let mut batch = WriteBatch::default();
-        batch.put(Table::Evidence, *name.as_bytes(), bytes.clone());
-        self.ledger.write(batch, Durability::Synced)?;
-        let count = self.shared.evidence.fetch_add(1, Ordering::Relaxed) + 1;
-        self.shared.metrics.evidence.set(i64::try_from(count).unwrap_or(i64::MAX));
-        tracing::warn!(culprit = %evidence.culprit, kind = evidence.kind, "a replica signed two statements that contradict each other");
-        let file = self.evidence.join(format!("{name}.evidence"));
-        if let Err(error) =
-            std::fs::create_dir_all(&self.evidence).and_then(|()| std::fs::write(&file, &bytes))
-        {
-            // The row in the ledger holds the proof; the file is for people.
-            tracing::error!(file = %file.display(), %error, "could not write the evidence file");
         }
         Ok(())
     }

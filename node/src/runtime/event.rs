@@ -1,6 +1,6 @@
 //! What reaches the replica thread.
 
-use conclave_consensus::engine::{Checkpointed, Input};
+use conclave_consensus::engine::{Checkpointed, Evidence, Input};
 use conclave_consensus::message::{CheckpointCertificate, SignedRequest};
 use conclave_consensus::replica::WriteNumber;
 use conclave_consensus::types::Sequence;
@@ -23,6 +23,8 @@ pub(crate) enum Event<M> {
     Installed(CheckpointCertificate),
     /// A certificate of a stable checkpoint is durable: the journal may be cut.
     StableStored(Sequence),
+    /// Decoding a peer's message proved its signer faulty.
+    Evidence(Box<Evidence>),
     /// Stop.
     Stop {
         /// Journal the engine's last word; not after a failure, when it may not be true.

@@ -15,6 +15,7 @@
 
 pub(crate) mod background;
 pub(crate) mod event;
+pub(crate) mod evidence;
 pub(crate) mod executor_thread;
 pub(crate) mod gateway;
 pub(crate) mod inbox;
@@ -23,10 +24,12 @@ pub(crate) mod routes;
 pub(crate) mod verify;
 
 use crate::metrics::{Metrics, ProcessUse, Progress};
-use conclave_consensus::client_wire::NodeStatus;
+use conclave_consensus::client_wire::{ACCUSATIONS_MAX, NodeStatus};
 use conclave_consensus::engine::EngineStatus;
+use conclave_consensus::evidence::Accusation;
 use conclave_consensus::storage::StorageError;
 use conclave_consensus::types::{ReplicaId, Sequence};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -116,8 +119,10 @@ pub struct Shared {
     pub progress: Progress,
     /// The engine's status as of the last tick.
     pub status: Arc<Mutex<EngineStatus>>,
-    /// Pieces of evidence held.
-    pub evidence: AtomicU64,
+    /// What the evidence held here accuses of, in order.
+    pub accusations: Mutex<Vec<Accusation>>,
+    /// Organizations by replica, to name the accused.
+    pub organizations: BTreeMap<ReplicaId, String>,
     /// Bytes sent, asked of the transport.
     pub bytes_sent: Box<dyn Fn() -> u64 + Send + Sync>,
     /// What ended or hampers the run.
@@ -158,6 +163,19 @@ impl Shared {
         None
     }
 
+    /// What the evidence held here accuses of.
+    #[must_use]
+    pub fn accusations(&self) -> Vec<Accusation> {
+        self.accusations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One more proof is held.
+    pub fn accuse(&self, accusation: Accusation) {
+        let mut held = self.accusations.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push(accusation);
+        self.metrics.evidence.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
+    }
+
     /// `/metrics`.
     #[must_use]
     pub fn metrics_text(&self) -> String {
@@ -168,6 +186,7 @@ impl Shared {
     #[must_use]
     pub fn node_status(&self) -> NodeStatus {
         let process = ProcessUse::now();
+        let accusations = self.accusations();
         NodeStatus {
             replica: self.replica,
             organization: self.organization.clone(),
@@ -179,7 +198,8 @@ impl Shared {
             rss_bytes: process.rss_bytes,
             fsyncs: self.metrics.fsyncs.get(),
             bytes_sent: (self.bytes_sent)(),
-            evidence: self.evidence.load(Ordering::Relaxed),
+            evidence: accusations.len() as u64,
+            accusations: accusations.into_iter().take(ACCUSATIONS_MAX).collect(),
         }
     }
 
@@ -188,6 +208,18 @@ impl Shared {
     pub fn status_json(&self) -> serde_json::Value {
         let status = self.node_status();
         let lag = status.engine.proven.0.saturating_sub(status.height.0);
+        let accused: Vec<_> = status
+            .accusations
+            .iter()
+            .map(|accusation| {
+                serde_json::json!({
+                    "replica": accusation.culprit.0,
+                    "organization": self.organizations.get(&accusation.culprit),
+                    "statement": accusation.to_string(),
+                    "file": accusation.file_name(),
+                })
+            })
+            .collect();
         serde_json::json!({
             "replica": status.replica.0,
             "organization": status.organization,
@@ -203,6 +235,7 @@ impl Shared {
             "peers_up": status.peers_up,
             "view_changes": status.engine.view_changes,
             "evidence": status.evidence,
+            "accused": accused,
             "fsyncs": status.fsyncs,
             "cpu_us": status.cpu_us,
             "rss_bytes": status.rss_bytes,

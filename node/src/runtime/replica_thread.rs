@@ -96,6 +96,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             Event::Checkpointed(checkpointed) => inputs.push(Input::Checkpointed(checkpointed)),
             Event::Installed(certificate) => inputs.push(Input::Installed(certificate)),
             Event::StableStored(height) => self.journal.truncate(height),
+            Event::Evidence(evidence) => self.evidence(Source::Clients, evidence),
             Event::Stop { clean } => return Some(clean),
         }
         None
@@ -162,7 +163,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
                 self.metrics.peer_rejected(from, &reason);
                 tracing::debug!(%from, %reason, "refused a peer's message");
             }
-            Effect::Evidence(evidence) => self.evidence(evidence),
+            Effect::Evidence(evidence) => self.evidence(Source::Internal, Box::new(evidence)),
         }
     }
 
@@ -186,12 +187,10 @@ impl<E: Engine + 'static> ReplicaThread<E> {
         let _ = self.executor.push(Source::Internal, 0, task);
     }
 
-    fn background(&self, job: Job) {
-        let _ = self.background.push(Source::Internal, 0, job);
-    }
-
-    fn evidence(&self, evidence: Evidence) {
-        self.background(Job::Evidence(Box::new(evidence)));
+    /// The engine hands out few; of those that decoding finds, as many as a traitor likes, a few
+    /// wait at a time, for who does it again is met again.
+    fn evidence(&self, source: Source, evidence: Box<Evidence>) {
+        let _ = self.background.push(source, 0, Job::Evidence(evidence));
     }
 
     fn stop(&mut self, clean: bool) {

@@ -148,7 +148,15 @@ impl<E: Engine + 'static> Verify<E> {
                     self.metrics.peer_dropped(from);
                 }
             }
-            Err(reason) => self.rejected(from, &reason),
+            Err(reason) => {
+                self.rejected(from, &reason);
+                if let Reject::Proven(_, evidence) = reason {
+                    // A full share means that as much is under way already.
+                    let bytes = frame.len();
+                    let _ =
+                        self.replica.push(Source::Peer(from.0), bytes, Event::Evidence(evidence));
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use crate::journal::{Journal, JournalMetrics, JournalThread, abort_process};
 use crate::metrics::Progress;
 use crate::runtime::background::{Background, Job};
 use crate::runtime::event::Event;
+use crate::runtime::evidence::EvidenceKeeper;
 use crate::runtime::executor_thread::{ExecutorThread, Task};
 use crate::runtime::gateway::Gateway;
 use crate::runtime::inbox::{Inbox, Source};
@@ -18,13 +19,13 @@ use crate::storage::RocksStorage;
 use crate::transfer::Transfer;
 use crate::transport::{ClientEndpointHandle, PeerMeshHandle};
 use conclave_consensus::engine::{Engine, EngineStatus};
-use conclave_consensus::epoch_chain::MemberKeys;
+use conclave_consensus::epoch_chain::{EpochChain, MemberKeys};
+use conclave_consensus::evidence::Accusation;
 use conclave_consensus::executor::Executor;
 use conclave_consensus::kv::KeyValueStore;
 use conclave_consensus::replica::Replica;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -54,18 +55,26 @@ pub(super) fn background<E: Engine>(
     executor: &Executor<RocksStorage, KeyValueStore>,
     mesh: &PeerMeshHandle,
     shared: &Arc<Shared>,
-) -> Background<E> {
-    Background {
+) -> Result<Background<E>, NodeError> {
+    let chain =
+        EpochChain::new(&node.genesis).map_err(|error| std::io::Error::other(error.to_string()))?;
+    let evidence = EvidenceKeeper {
+        directory: node.data.join("evidence"),
+        ledger: ledger.clone(),
+        reader: executor.reader(),
+        chain,
+        shared: shared.clone(),
+    };
+    Ok(Background {
         inbox: queues.background.clone(),
         executor: queues.executor.clone(),
         ledger,
         reader: executor.reader(),
         mesh: mesh.clone(),
-        evidence: node.data.join("evidence"),
-        shared: shared.clone(),
+        evidence,
         failure: shared.failure.clone(),
         engine: PhantomData,
-    }
+    })
 }
 
 pub(super) fn executor_thread<E: Engine + 'static>(
@@ -149,19 +158,22 @@ pub(super) fn start_journal<M: Send + 'static>(
 
 pub(super) fn share(
     node: &Node,
-    evidence: u64,
+    accusations: Vec<Accusation>,
     status: &Arc<Mutex<EngineStatus>>,
     traffic: &Late<(PeerMeshHandle, ClientEndpointHandle)>,
     failure: &Arc<Failure>,
 ) -> Arc<Shared> {
     let traffic = traffic.clone();
+    node.metrics.evidence.set(i64::try_from(accusations.len()).unwrap_or(i64::MAX));
+    let members = node.genesis.membership.members.iter();
     Arc::new(Shared {
         replica: node.id,
         organization: node.organization.clone(),
         metrics: node.metrics.clone(),
         progress: Progress::default(),
         status: status.clone(),
-        evidence: AtomicU64::new(evidence),
+        accusations: Mutex::new(accusations),
+        organizations: members.map(|member| (member.id, member.organization.clone())).collect(),
         bytes_sent: Box::new(move || traffic.get().map_or(0, |(m, c)| bytes_sent(&m, &c))),
         failure: failure.clone(),
     })

@@ -82,19 +82,19 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let status = Arc::new(Mutex::new(engine.status()));
         let (inbox, metrics) = (queues.replica.clone(), node.metrics.clone());
         let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
-        let evidence = executor.reader().evidence_count()?;
+        let accusations = executor.reader().accusations()?;
         let transport = TransportThread::start("transport")?;
         let transfer = start_transfer(node, &ledger, &queues.executor, failure)?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
         let (endpoint, traffic) = (Late::new(), Late::new());
-        let shared = share(node, evidence, &status, &traffic, failure);
+        let shared = share(node, accusations, &status, &traffic, failure);
         let routes = Arc::new(Routes::default());
         let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
         let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
         let journal = start_journal(node, journal, &queues.replica)?;
-        let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared);
+        let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared)?;
         resume(&executor, &queues, failure)?;
         let executor =
             executor_thread(executor, &verify, &queues, routes, &clients, &shared, &transfer);
