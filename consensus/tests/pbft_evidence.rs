@@ -5,6 +5,7 @@
 mod common;
 
 use common::network::{Network, replica_key, request};
+use conclave_consensus::engine::Engine as _;
 use conclave_consensus::evidence::{Accusation, EvidenceFile};
 use conclave_consensus::message::{Batch, kind};
 use conclave_consensus::pbft::message::{Message, PrePrepare};
