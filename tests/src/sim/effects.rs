@@ -7,7 +7,7 @@ use super::check::Fact;
 use super::fabric::{Event, Fabric, Wake};
 use super::node::{DRAIN_MAX, Ended, Job, Loss, Node, PEER_ITEMS_MAX, Task, ToReplica};
 use super::signatures;
-use conclave_consensus::engine::{Effect, Engine, Input, To};
+use conclave_consensus::engine::{Effect, Engine, Input, Reject, To};
 use conclave_consensus::message::EpochEnd;
 use conclave_consensus::pbft::Pbft;
 use conclave_consensus::pbft::message::Message;
@@ -55,7 +55,13 @@ impl Node {
         let verifications = simulation::take_verifications();
         let (replica, accepted) = (self.id, decoded.is_ok());
         fabric.saw(&Fact::Decoded { replica, from, bytes: bytes.len(), verifications, accepted });
-        let Ok(message) = decoded else { return };
+        let message = match decoded {
+            Ok(message) => message,
+            Err(Reject::Proven(_, evidence)) => {
+                return fabric.saw(&Fact::Evidence { replica, evidence: &evidence });
+            }
+            Err(_) => return,
+        };
         let waiting = &mut process.waiting[usize::from(from)];
         if *waiting >= PEER_ITEMS_MAX {
             return;

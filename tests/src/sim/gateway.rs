@@ -152,6 +152,7 @@ impl Node {
             fsyncs: 0,
             bytes_sent: 0,
             evidence: 0,
+            accusations: Vec::new(),
         }
     }
 

@@ -75,6 +75,7 @@ pub fn of(message: &Message, sender: ReplicaId, members: &Membership) -> Option<
         | Message::EpochEnd(_)
         | Message::Rejoin(_)
         | Message::OwnVotesQuery { .. }
-        | Message::OwnVotes(_) => None,
+        | Message::OwnVotes(_)
+        | Message::Proposed(_) => None,
     }
 }

@@ -7,7 +7,6 @@
 use super::{Cast, Check, Fact};
 use crate::sim::keys;
 use conclave_consensus::engine::Evidence;
-use conclave_crypto::signature::signing_bytes;
 use std::collections::BTreeSet;
 
 /// Who was named, and who has to be.
@@ -22,17 +21,8 @@ fn holds(evidence: &Evidence, cast: &Cast) -> Result<(), String> {
     let culprit = evidence.culprit;
     let key =
         members.key(culprit).ok_or_else(|| format!("evidence names a stranger, {culprit}"))?;
-    let cluster = cast.genesis.cluster();
-    for (body, signature) in [&evidence.first, &evidence.second] {
-        let covered = signing_bytes(&cluster, evidence.epoch.0, evidence.kind, body);
-        if key.verify(&covered, signature).is_err() {
-            return Err(format!("evidence against r{culprit} carries a signature that is not its"));
-        }
-    }
-    if evidence.first.0 == evidence.second.0 {
-        return Err(format!("evidence against r{culprit} shows one statement twice"));
-    }
-    Ok(())
+    let verdict = evidence.verify(&cast.genesis.cluster(), key);
+    verdict.map(|_| ()).map_err(|error| format!("evidence against r{culprit}: {error}"))
 }
 
 impl Check for Accountability {
@@ -87,6 +77,7 @@ impl Check for Accountability {
 mod tests {
     use super::super::testing::{cast, evidence};
     use super::*;
+    use conclave_consensus::evidence::Proof;
 
     #[test]
     fn evidence_against_the_correct_and_evidence_that_proves_nothing_are_refused() {
@@ -100,7 +91,8 @@ mod tests {
         // Signed by somebody else than it names.
         assert!(see(&evidence(3, 0), &cast).is_err());
         let mut one = good.clone();
-        one.second = one.first.clone();
+        let Proof::Contradiction { first, second } = &mut one.proof else { panic!("two votes") };
+        *second = first.clone();
         assert!(see(&one, &cast).is_err());
     }
 

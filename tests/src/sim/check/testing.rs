@@ -127,15 +127,11 @@ pub(crate) fn status(epoch: u64, view: u64) -> EngineStatus {
 pub(crate) fn evidence(culprit: u16, signer: u16) -> Evidence {
     let cluster = cast(4, &[]).genesis.cluster();
     let statement = |byte: u8| {
-        let body = vec![byte; 48];
+        // View and sequence, then the digest of a batch.
+        let body = [vec![0; 16], vec![byte; 32]].concat();
         let covered = signing_bytes(&cluster, 0, kind::PREPARE, &body);
         (body, keys::replica(signer).sign(&covered))
     };
-    Evidence {
-        culprit: ReplicaId(culprit),
-        epoch: Epoch(0),
-        kind: kind::PREPARE,
-        first: statement(1),
-        second: statement(2),
-    }
+    let (one, other) = (statement(1), statement(2));
+    Evidence::contradiction(ReplicaId(culprit), Epoch(0), kind::PREPARE, one, other)
 }
