@@ -150,6 +150,11 @@ impl Network {
                 Effect::Send { to, message, .. } => self.send(id, to, &message),
                 Effect::Commit(committed) => self.execute(id, &committed),
                 Effect::Halt { reason } => panic!("replica {id} halted: {reason}"),
+                Effect::Check(batch) => {
+                    let valid =
+                        self.nodes[usize::from(id)].replica.engine().horizon().check(&batch);
+                    self.input(id, Input::Checked { batch: batch.digest(), valid });
+                }
                 Effect::Persist(_)
                 | Effect::ReadReady { .. }
                 | Effect::Stable(_)

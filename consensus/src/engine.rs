@@ -50,6 +50,13 @@ pub enum Input<M> {
     Installed(CheckpointCertificate),
     /// A connection to this peer came up: what was sent to it before may be lost.
     Connected(ReplicaId),
+    /// The answer to [`Effect::Check`].
+    Checked {
+        /// The batch's digest.
+        batch: Digest,
+        /// Whether every request in it carries its client's signature.
+        valid: bool,
+    },
 }
 
 /// What execution says of a checkpoint.
@@ -134,6 +141,9 @@ pub enum Effect<M> {
     },
     /// What a replica signed and no correct replica signs.
     Evidence(Evidence),
+    /// Verify the signatures of this batch's requests, which `decode` left to others; the answer
+    /// is [`Input::Checked`]. It waits for no Persist.
+    Check(Arc<Batch>),
 }
 
 /// Which Persists a Send waits for. Only [`crate::replica`] acts on it.
@@ -264,6 +274,18 @@ pub struct Horizon {
     pub earlier: Arc<Vec<Era>>,
     /// Largest batch and request, bytes and count.
     pub limits: Arc<crate::membership::Limits>,
+    /// Whose horizon this is.
+    pub me: ReplicaId,
+    /// To whom the checking of clients' signatures is not left for now, and until which sequence.
+    pub absent: Arc<BTreeMap<ReplicaId, Sequence>>,
+}
+
+impl Horizon {
+    /// Does what [`Effect::Check`] asks for; costs a signature for each request not seen before.
+    #[must_use]
+    pub fn check(&self, batch: &Batch) -> bool {
+        batch.requests.iter().all(|it| self.verifier.verify(it, &self.cluster).is_ok())
+    }
 }
 
 /// An epoch that ended.

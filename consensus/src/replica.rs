@@ -120,7 +120,9 @@ impl<E: Engine> Replica<E> {
                 } else {
                     self.early.push_back((count, effect));
                 }
-            } else if self.waiting.is_empty() && barrier <= self.durable {
+            } else if matches!(effect, Effect::Check(_))
+                || (self.waiting.is_empty() && barrier <= self.durable)
+            {
                 ready.push(effect);
             } else {
                 self.waiting.push_back((barrier, effect));

@@ -102,7 +102,7 @@ fn a_primary_that_proposes_a_request_which_its_client_did_not_sign_is_proven() {
     let other = conclave_crypto::digest::digest("test", &[b"another cluster"]);
     let batch = Arc::new(Batch::new(network.wall(0), false, None, vec![request(&other, 1, 1)]));
     let vote = forge.vote(0, kind::PRE_PREPARE, 0, 1, batch.digest());
-    network.send_all(0, &Message::PrePrepare(PrePrepare { vote, batch }));
+    network.send_all(0, &Message::PrePrepare(PrePrepare::new(vote, batch)));
     network.run_ms(100);
     for id in network.up() {
         let accusations = proven(&network, id);

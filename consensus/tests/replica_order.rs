@@ -110,6 +110,8 @@ impl Engine for Puppet {
             delivered: Sequence(0),
             earlier: Arc::default(),
             limits: Arc::default(),
+            me: ReplicaId(0),
+            absent: Arc::default(),
         }
     }
 

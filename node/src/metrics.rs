@@ -22,6 +22,8 @@ pub struct Metrics {
     rejected: Family<PeerReason, Counter>,
     /// Requests whose signature failed or that found a full queue.
     pub requests_refused: Counter,
+    /// Batches whose signatures were left to others, who did not vouch for them in time.
+    pub checked_late: Counter,
     /// Batches executed.
     pub blocks: Counter,
     /// Requests executed, refusals included.
@@ -59,6 +61,7 @@ impl Default for Metrics {
         let metrics = Self {
             rejected: Family::default(),
             requests_refused: Counter::default(),
+            checked_late: Counter::default(),
             blocks: Counter::default(),
             requests: Counter::default(),
             fsyncs: Counter::default(),
@@ -77,8 +80,16 @@ impl Default for Metrics {
             bytes_sent: Gauge::default(),
             registry: Registry::default(),
         };
-        let conclave = registry.sub_registry_with_prefix("conclave");
-        let m = &metrics;
+        metrics.register(registry.sub_registry_with_prefix("conclave"));
+        metrics.register_process(&mut registry);
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// What this replica counts.
+    fn register(&self, conclave: &mut Registry) {
+        let m = self;
         conclave.register(
             "peer_messages_refused",
             "Messages refused, by peer and reason",
@@ -88,6 +99,11 @@ impl Default for Metrics {
             "requests_refused",
             "Requests refused before ordering",
             m.requests_refused.clone(),
+        );
+        conclave.register(
+            "batches_checked_late",
+            "Batches left to others and then checked here",
+            m.checked_late.clone(),
         );
         conclave.register("blocks", "Blocks executed", m.blocks.clone());
         conclave.register("requests", "Requests executed, refusals included", m.requests.clone());
@@ -107,6 +123,11 @@ impl Default for Metrics {
         conclave.register("peers_up", "Peers with a live connection", m.peers_up.clone());
         conclave.register("view_changes", "View changes since start", m.view_changes.clone());
         conclave.register("bytes_sent", "Bytes sent to peers and clients", m.bytes_sent.clone());
+    }
+
+    /// What every process has, under the names that monitoring expects.
+    fn register_process(&self, registry: &mut Registry) {
+        let m = self;
         registry.register_with_unit(
             "process_cpu",
             "CPU time of the process, all threads",
@@ -119,11 +140,8 @@ impl Default for Metrics {
             Unit::Bytes,
             m.resident.clone(),
         );
-        Self { registry, ..metrics }
     }
-}
 
-impl Metrics {
     /// A message of this peer was refused.
     pub fn peer_rejected(&self, from: ReplicaId, reason: &Reject) {
         let reason = match reason {

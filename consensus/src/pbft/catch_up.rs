@@ -331,7 +331,7 @@ impl Pbft {
             {
                 bytes += batch.bytes().len();
                 let batch = Arc::clone(batch);
-                messages.push(Message::PrePrepare(PrePrepare { vote: proposal, batch }));
+                messages.push(Message::PrePrepare(PrePrepare::new(proposal, batch)));
             }
             messages.extend(instance.prepares.get(&id).map(vote).map(Message::Prepare));
             messages.extend(instance.commits.get(&id).map(vote).map(Message::Commit));

@@ -9,6 +9,7 @@
 use super::certificate::{CertificateError, Keys, PreparedCertificate, Statement, primary};
 use super::evidence::forged_request;
 use super::message::{Decided, Message, NewView, OwnVotes, PrePrepare, Sealed, ViewChange, Vote};
+use super::vouching;
 use crate::engine::{Horizon, Phase, Reject};
 use crate::membership::{Limits, Membership};
 use crate::message::{
@@ -71,8 +72,11 @@ pub(super) fn decode(horizon: &Horizon, from: ReplicaId, bytes: &[u8]) -> Result
         let head = rest.get(..56).ok_or(Reject::Malformed("DECIDED"))?;
         decoder.decided_head(&parse(head)?)?;
     }
-    let message: Message = parse(bytes)?;
+    let mut message: Message = parse(bytes)?;
     decoder.check(&message)?;
+    if let Message::PrePrepare(message) = &mut message {
+        message.unchecked = vouching::left_to_others(horizon, message);
+    }
     Ok(message)
 }
 
@@ -202,6 +206,9 @@ impl Decoder<'_> {
             }
             self.rejoin(rejoin, None)?;
         }
+        if vouching::left_to_others(self.horizon, message) {
+            return self.request_sizes(&batch.requests);
+        }
         self.requests(&batch.requests).map_err(|reason| {
             let forged = matches!(reason, Reject::Signature(_));
             if forged { forged_request(self.from, message) } else { reason }
@@ -224,12 +231,18 @@ impl Decoder<'_> {
         .map_err(|_| Reject::Signature("PRE-PREPARE"))
     }
 
+    fn request_sizes(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {
+        let largest = self.horizon.limits.request_bytes_max as usize;
+        if requests.iter().any(|request| request.bytes().len() > largest) {
+            return Err(Reject::Protocol("a request larger than the genesis allows"));
+        }
+        Ok(())
+    }
+
     fn requests(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {
-        let Horizon { limits, verifier, cluster, .. } = self.horizon;
+        self.request_sizes(requests)?;
+        let Horizon { verifier, cluster, .. } = self.horizon;
         for request in requests {
-            if request.bytes().len() > limits.request_bytes_max as usize {
-                return Err(Reject::Protocol("a request larger than the genesis allows"));
-            }
             verifier.verify(request, cluster).map_err(|_| Reject::Signature("request"))?;
         }
         Ok(())

@@ -161,11 +161,15 @@ pub(super) fn two_values<T: conclave_crypto::signature::Signable>(
 
 /// A proposal of a request that its client did not sign: refused, with the proof.
 pub(super) fn forged_request(leader: ReplicaId, message: &PrePrepare) -> Reject {
-    let PrePrepare { vote, batch } = message;
+    let evidence = forged_proposal(leader, &message.vote, &message.batch);
+    Reject::Proven("a request that its client did not sign", Box::new(evidence))
+}
+
+/// A proposal with a batch in which a client's signature is not valid.
+pub(super) fn forged_proposal(leader: ReplicaId, vote: &Vote, batch: &Batch) -> Evidence {
     let (epoch, signed) = (vote.statement.epoch, (vote.statement.body(), vote.signature));
     let basis = vec![batch.bytes().to_vec()];
-    let evidence = Evidence::unfounded(leader, epoch, kind::PRE_PREPARE, signed, basis);
-    Reject::Proven("a request that its client did not sign", Box::new(evidence))
+    Evidence::unfounded(leader, epoch, kind::PRE_PREPARE, signed, basis)
 }
 
 /// A NEW-VIEW with its V, in the order in which it names it.

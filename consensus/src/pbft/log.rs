@@ -2,6 +2,7 @@
 
 use super::certificate::{CommitCertificate, PreparedCertificate};
 use super::message::Vote;
+use super::vouching::Check;
 use crate::engine::Phase;
 use crate::message::Batch;
 use crate::types::{ReplicaId, View};
@@ -18,6 +19,8 @@ pub(super) type Votes = BTreeMap<ReplicaId, (Digest, Signature)>;
 pub(super) struct Instance {
     /// The accepted PRE-PREPARE of the current view.
     pub(super) proposal: Option<Vote>,
+    /// What is known of the signatures in it.
+    pub(super) check: Check,
     /// PREPAREs of the current view.
     pub(super) prepares: Votes,
     /// COMMITs of the current view.
@@ -92,6 +95,7 @@ impl Instance {
     pub(super) fn enter_view(&mut self) {
         self.kept = self.proposed().or(self.kept);
         self.proposal = None;
+        self.check = Check::Done;
         self.prepares.clear();
         self.commits.clear();
         self.drop_unnamed();

@@ -31,6 +31,18 @@ pub struct PrePrepare {
     pub vote: Vote,
     /// The batch it names.
     pub batch: Arc<Batch>,
+    /// The signatures of its requests are left to others for now, see [`super::vouching`]. Said by
+    /// `decode` to the engine, never on the wire.
+    #[serde(skip)]
+    pub unchecked: bool,
+}
+
+impl PrePrepare {
+    /// A proposal as it is sent.
+    #[must_use]
+    pub fn new(vote: Vote, batch: Arc<Batch>) -> Self {
+        Self { vote, batch, unchecked: false }
+    }
 }
 
 /// OSDI'99 §4.4 VIEW-CHANGE.
@@ -330,7 +342,7 @@ impl fmt::Display for NewView {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Message::PrePrepare(PrePrepare { vote, batch }) => {
+            Message::PrePrepare(PrePrepare { vote, batch, .. }) => {
                 write!(f, "PRE-PREPARE {} requests={}", vote.statement, batch.requests.len())?;
                 if batch.checkpoint {
                     write!(f, " marked")?;

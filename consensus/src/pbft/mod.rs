@@ -10,6 +10,7 @@
 //! | `view_change` | §4.4 VIEW-CHANGE, when to join one, its timer                            |
 //! | `new_view`    | §4.4 NEW-VIEW: building, checking and entering                           |
 //! | `suspect`     | §4.5.2 request timers, SUSPECT, slow primaries                           |
+//! | `vouching`    | who checks the signatures of clients in a batch                          |
 //! | `catch_up`    | §4.6 STATUS, what laggards are sent, fetching                            |
 //! | `epoch`       | how an epoch ends and the next begins; Rejoin                            |
 //! | `own_votes`   | what peers know of this replica's votes before a start                   |
@@ -41,6 +42,7 @@ mod recovery;
 mod signer;
 mod suspect;
 mod view_change;
+mod vouching;
 
 use self::catch_up::Fetching;
 use self::certificate::{CommitCertificate, Keys, Statement};
@@ -150,6 +152,8 @@ pub struct Pbft {
     out: Vec<Effect<Message>>,
     accused: BTreeSet<(ReplicaId, u8, Subject)>,
     halted: bool,
+    /// Who did not vouch in time lately.
+    absent: Arc<vouching::Absent>,
 }
 
 impl Pbft {
@@ -250,6 +254,7 @@ impl Pbft {
         self.tick_new_view();
         self.tick_suspicion(step);
         self.tick_catch_up(step);
+        self.tick_vouching();
         self.propose();
     }
 
@@ -285,6 +290,7 @@ impl Engine for Pbft {
             Input::Checkpointed(checkpointed) => self.on_checkpointed(checkpointed),
             Input::Installed(certificate) => self.on_installed(certificate),
             Input::Connected(peer) => self.on_connected(peer),
+            Input::Checked { batch, valid } => self.on_checked(&batch, valid),
         }
         std::mem::take(&mut self.out)
     }
@@ -356,6 +362,8 @@ impl Engine for Pbft {
             delivered: self.delivered,
             earlier: Arc::clone(&self.epochs.eras),
             limits: Arc::clone(&self.limits),
+            me: self.id(),
+            absent: Arc::clone(&self.absent),
         }
     }
 

@@ -7,6 +7,7 @@
 use super::certificate::{CommitCertificate, PreparedCertificate, Statement};
 use super::evidence::two_votes;
 use super::message::{Message, PrePrepare, Vote};
+use super::vouching::Check;
 use super::{
     BODIES_AHEAD, BODIES_BEHIND, Pbft, RESERVE_AHEAD, UNEXECUTED_MAX, log, null_batch, record,
 };
@@ -90,8 +91,8 @@ impl Pbft {
             let reserved = self.reserve(sequence);
             let statement = self.statement(sequence, batch.digest());
             let vote = self.signer.vote(kind::PRE_PREPARE, statement);
-            let message = Message::PrePrepare(PrePrepare { vote, batch: Arc::clone(&batch) });
-            self.send_after(To::Others, message, reserved);
+            let message = PrePrepare::new(vote, Arc::clone(&batch));
+            self.send_after(To::Others, Message::PrePrepare(message), reserved);
             let instance = self.log.entry(sequence).or_default();
             instance.proposal = Some(vote);
             instance.keep(batch);
@@ -127,13 +128,26 @@ impl Pbft {
         }
         let items = self.limits.batch_requests_max as usize;
         let bytes = self.limits.batch_bytes_max as usize;
-        if self.queue.unproposed() > 0 {
+        if self.queue.unproposed() > 0 && self.worth_a_slot() {
             let requests = self.queue.take(items, bytes);
             if !requests.is_empty() {
                 return Some(Arc::new(Batch::new(self.wall, false, None, requests)));
             }
         }
         self.idle_mark_due().then(|| Arc::new(Batch::new(self.wall, true, None, Vec::new())))
+    }
+
+    /// Beside others in flight a batch leaves when it is full or holds as many requests as they do
+    /// together; else it waits and grows. A batch costs some twenty signatures whatever its size,
+    /// and under load many small ones crowd out the requests. With nothing in flight all leave, so
+    /// that a request waits at most for what was proposed before it.
+    fn worth_a_slot(&self) -> bool {
+        let in_flight = self.log.range(self.agreed.next()..self.next);
+        let requests: usize = in_flight
+            .filter_map(|(_, instance)| instance.proposed_body())
+            .map(|batch| batch.requests.len())
+            .sum();
+        self.queue.unproposed() >= requests.min(self.limits.batch_requests_max as usize)
     }
 
     fn statement(&self, sequence: Sequence, digest: Digest) -> Statement {
@@ -202,11 +216,11 @@ impl Pbft {
 
     /// OSDI'99 §4.2: a backup accepts one PRE-PREPARE per view and sequence, in the window.
     pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, message: PrePrepare) {
-        let PrePrepare { vote, batch } = message;
-        let statement = vote.statement;
+        let statement = message.vote.statement;
         if self.later_view(&statement) {
-            return self.buffer(from, Message::PrePrepare(PrePrepare { vote, batch }));
+            return self.buffer(from, Message::PrePrepare(message));
         }
+        let PrePrepare { vote, batch, unchecked } = message;
         if !self.admit(from, &statement) {
             return;
         }
@@ -231,7 +245,10 @@ impl Pbft {
                 if apart > self.limits.clock_window_ms {
                     return self.reject(from, Reject::Protocol("a timestamp far from our clock"));
                 }
-                self.log.entry(sequence).or_default().proposal = Some(vote);
+                let check = self.check_of(unchecked);
+                let instance = self.log.entry(sequence).or_default();
+                instance.proposal = Some(vote);
+                instance.check = check;
                 self.sample_delays(&batch);
                 self.show_proposal_to_all(sequence);
             }
@@ -321,6 +338,7 @@ impl Pbft {
         let Some(digest) = instance.proposed() else { return };
         if instance.prepares.contains_key(&id)
             || !instance.holds(&digest)
+            || !self.vouched(instance, &digest)
             || !self.signer.unreserved(self.view, sequence, &digest)
         {
             return;
@@ -346,7 +364,10 @@ impl Pbft {
         let Some(proposal) = instance.proposal else { return };
         let digest = proposal.statement.digest;
         let stored = instance.body(&digest).is_some() || instance.journaled == Some(digest);
-        if instance.prepared_in(view) || log::count(&instance.prepares, &digest) < needed || !stored
+        if instance.check == Check::Failed
+            || instance.prepared_in(view)
+            || log::count(&instance.prepares, &digest) < needed
+            || !stored
         {
             return;
         }

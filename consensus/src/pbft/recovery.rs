@@ -161,6 +161,7 @@ impl Pbft {
             out: Vec::new(),
             accused: BTreeSet::new(),
             halted: false,
+            absent: Arc::default(),
         })
     }
 

@@ -24,7 +24,7 @@ impl Forge {
 
     pub fn pre_prepare(&self, by: u16, view: u64, sequence: u64, batch: &Arc<Batch>) -> Message {
         let vote = self.vote(by, kind::PRE_PREPARE, view, sequence, batch.digest());
-        Message::PrePrepare(PrePrepare { vote, batch: Arc::clone(batch) })
+        Message::PrePrepare(PrePrepare::new(vote, Arc::clone(batch)))
     }
 
     pub fn prepare(&self, by: u16, view: u64, sequence: u64, digest: Digest) -> Message {

@@ -60,6 +60,8 @@ pub struct Node {
     pub ledger: Ledger,
     pub ledger_disk: Ledger,
     pub evidence: Vec<Evidence>,
+    /// How often it had to check a batch that it had left to others.
+    pub checks: u64,
     pub halted: Option<String>,
     pub rolled_back: Option<String>,
     pub diverged: bool,
@@ -76,6 +78,7 @@ impl Node {
 enum Event {
     Frame { from: u16, to: u16, bytes: Arc<Vec<u8>> },
     Connected { at: u16, peer: u16 },
+    Checked { at: u16, batch: Digest, valid: bool },
 }
 
 type Watcher = Box<dyn FnMut(u64, u16, &To, &Message)>;
@@ -241,6 +244,7 @@ impl Network {
             ledger_disk: ledger.clone(),
             ledger,
             evidence: Vec::new(),
+            checks: 0,
             halted: None,
             rolled_back: None,
             diverged: false,
@@ -403,6 +407,12 @@ impl Network {
                 self.nodes.get_mut(&id).expect("it acts").evidence.push(evidence);
             }
             Effect::ReadReady { .. } => panic!("PBFT orders reads"),
+            Effect::Check(batch) => {
+                let node = self.nodes.get_mut(&id).expect("it acts");
+                node.checks += 1;
+                let valid = node.replica.engine().horizon().check(&batch);
+                self.schedule(1, Event::Checked { at: id, batch: batch.digest(), valid });
+            }
         }
     }
 
@@ -571,6 +581,9 @@ impl Network {
             }
             match entry.remove() {
                 Event::Connected { at, peer } => self.input(at, Input::Connected(ReplicaId(peer))),
+                Event::Checked { at, batch, valid } => {
+                    self.input(at, Input::Checked { batch, valid });
+                }
                 Event::Frame { from, to, bytes } => {
                     if self.wires.cut.contains(&(from, to)) {
                         continue;

@@ -188,6 +188,11 @@ impl Script {
                 Effect::Halt { reason } => self.say(&format!("r{id} HALTS: {reason}")),
                 Effect::Evidence(it) => self.say(&format!("r{id} accuses r{}", it.culprit)),
                 Effect::RolledBack { reason } => self.say(&format!("r{id} rolled back: {reason}")),
+                Effect::Check(batch) => {
+                    let valid = self.engines[&id].horizon().check(&batch);
+                    self.say(&format!("r{id} checks {} requests: {valid}", batch.requests.len()));
+                    later.push(Input::Checked { batch: batch.digest(), valid });
+                }
                 Effect::Install(_)
                 | Effect::Diverged(_)
                 | Effect::EpochEnded(_)

@@ -164,6 +164,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
                 tracing::debug!(%from, %reason, "refused a peer's message");
             }
             Effect::Evidence(evidence) => self.evidence(Source::Internal, Box::new(evidence)),
+            Effect::Check(batch) => self.verify.batch(batch),
         }
     }
 

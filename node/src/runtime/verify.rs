@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::transport::Credit;
 use bytes::Bytes;
 use conclave_consensus::engine::{Engine, Horizon, Input, Reject};
-use conclave_consensus::message::SignedRequest;
+use conclave_consensus::message::{Batch, SignedRequest};
 use conclave_consensus::types::ReplicaId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +25,7 @@ const DRAIN_MAX: usize = 64;
 enum Work {
     Peer(ReplicaId, Bytes, Arc<Credit>),
     Request(Box<SignedRequest>),
+    Batch(Arc<Batch>),
 }
 
 /// The pool; cheap to clone.
@@ -113,6 +114,12 @@ impl<E: Engine + 'static> Verify<E> {
         self.work.push(Source::Clients, bytes, Work::Request(Box::new(request))).is_ok()
     }
 
+    /// A batch whose requests the engine wants checked; at most one for each body it keeps.
+    pub(crate) fn batch(&self, batch: Arc<Batch>) {
+        // Refused only when the process is stopping.
+        let _ = self.work.push(Source::Internal, 0, Work::Batch(batch));
+    }
+
     /// Ends the threads once the queue is empty.
     pub(crate) fn close(&self) {
         self.work.close();
@@ -133,6 +140,7 @@ impl<E: Engine + 'static> Verify<E> {
                         drop(credit);
                     }
                     Work::Request(request) => self.check(*request),
+                    Work::Batch(batch) => self.check_batch(&batch),
                 }
             }
             self.busy.fetch_sub(1, Ordering::Relaxed);
@@ -172,6 +180,12 @@ impl<E: Engine + 'static> Verify<E> {
         if self.replica.push(Source::Clients, bytes, event).is_err() {
             self.metrics.requests_refused.inc();
         }
+    }
+
+    fn check_batch(&self, batch: &Batch) {
+        self.metrics.checked_late.inc();
+        let checked = Input::Checked { batch: batch.digest(), valid: self.horizon().check(batch) };
+        let _ = self.replica.push(Source::Internal, 0, Event::Input(checked));
     }
 
     fn rejected(&self, from: ReplicaId, reason: &Reject) {

@@ -242,6 +242,12 @@ impl Node {
             Effect::Reject { from, reason } => {
                 fabric.saw(&Fact::Rejected { replica: self.id, from: from.0, reason: &reason });
             }
+            Effect::Check(batch) => {
+                let Some(process) = &self.process else { return };
+                let valid = process.replica.engine().horizon().check(&batch);
+                let checked = Input::Checked { batch: batch.digest(), valid };
+                self.queue(fabric, ToReplica::Input(checked));
+            }
             Effect::Evidence(evidence) => {
                 fabric.saw(&Fact::Evidence { replica: self.id, evidence: &evidence });
             }

@@ -31,7 +31,9 @@ impl Adversary for EquivocatingPrimary {
         to: ReplicaId,
         message: &Message,
     ) -> Verdict<Message> {
-        let Message::PrePrepare(PrePrepare { vote, batch }) = message else { return Verdict::Pass };
+        let Message::PrePrepare(PrePrepare { vote, batch, .. }) = message else {
+            return Verdict::Pass;
+        };
         let second = hands.others().iter().position(|other| *other == to).unwrap_or(0) % 2 == 1;
         if !second || batch.change.is_some() || (batch.requests.is_empty() && !batch.checkpoint) {
             return Verdict::Pass;
@@ -47,6 +49,6 @@ impl Adversary for EquivocatingPrimary {
             other.digest(),
         );
         let batch = Arc::new(other);
-        Verdict::Instead(vec![Message::PrePrepare(PrePrepare { vote, batch })])
+        Verdict::Instead(vec![Message::PrePrepare(PrePrepare::new(vote, batch))])
     }
 }
