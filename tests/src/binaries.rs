@@ -8,6 +8,12 @@ pub fn conclave_node() -> PathBuf {
     beside_this_test("conclave-node")
 }
 
+/// The attacking replica's program.
+#[must_use]
+pub fn conclave_traitor() -> PathBuf {
+    beside_this_test("conclave-traitor")
+}
+
 /// The client's program.
 #[must_use]
 pub fn conclave() -> PathBuf {

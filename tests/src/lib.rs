@@ -21,6 +21,7 @@ pub mod node;
 pub mod quic;
 #[cfg(feature = "simulation")]
 pub mod sim;
+pub mod traitor;
 pub mod wait;
 pub mod workload;
 

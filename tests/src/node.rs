@@ -1,6 +1,7 @@
 //! One replica's process, its home and its log.
 
 use crate::command::{self, Outcome};
+use crate::traitor::Attack;
 use crate::{binaries, http, wait};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -46,18 +47,31 @@ impl Node {
     /// # Panics
     /// If it runs already or cannot be started.
     pub fn start(&mut self) {
+        self.run(&binaries::conclave_node(), &[]);
+    }
+
+    /// Starts it as a traitor that attacks in this way.
+    ///
+    /// # Panics
+    /// If it runs already or cannot be started.
+    pub fn start_as_traitor(&mut self, attack: Attack) {
+        self.run(&binaries::conclave_traitor(), &["--attack", attack.name()]);
+    }
+
+    fn run(&mut self, program: &Path, more: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.home.display());
         let append = || -> File {
             OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file")
         };
-        let child = Command::new(binaries::conclave_node())
+        let child = Command::new(program)
             .args(["start", "--stop-on-eof", "--home"])
             .arg(&self.home)
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(append())
             .stderr(append())
             .spawn()
-            .expect("conclave-node starts");
+            .expect("the replica starts");
         self.child = Some(child);
     }
 
