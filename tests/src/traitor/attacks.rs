@@ -181,7 +181,7 @@ impl Hands {
 }
 
 fn equivocate(hands: &Hands, to: ReplicaId, message: &Message) -> Verdict {
-    let Message::PrePrepare(PrePrepare { vote, batch }) = message else { return Verdict::Pass };
+    let Message::PrePrepare(PrePrepare { vote, batch, .. }) = message else { return Verdict::Pass };
     if to.0.is_multiple_of(2) || batch.change.is_some() {
         return Verdict::Pass;
     }
@@ -190,7 +190,7 @@ fn equivocate(hands: &Hands, to: ReplicaId, message: &Message) -> Verdict {
     let other = Arc::new(Batch::new(timestamp, batch.checkpoint, None, batch.requests.clone()));
     let statement = Statement { digest: other.digest(), ..vote.statement };
     let vote = hands.vote(kind::PRE_PREPARE, statement);
-    Verdict::Instead(vec![Said::Message(Message::PrePrepare(PrePrepare { vote, batch: other }))])
+    Verdict::Instead(vec![Said::Message(Message::PrePrepare(PrePrepare::new(vote, other)))])
 }
 
 fn other_vote(hands: &Hands, to: ReplicaId, message: &Message) -> Verdict {
@@ -214,7 +214,7 @@ fn other_vote(hands: &Hands, to: ReplicaId, message: &Message) -> Verdict {
 }
 
 fn forged_request(hands: &mut Hands, message: &Message) -> Verdict {
-    let Message::PrePrepare(PrePrepare { vote, batch }) = message else { return Verdict::Pass };
+    let Message::PrePrepare(PrePrepare { vote, batch, .. }) = message else { return Verdict::Pass };
     if batch.requests.is_empty() {
         return Verdict::Pass;
     }
@@ -229,7 +229,7 @@ fn forged_request(hands: &mut Hands, message: &Message) -> Verdict {
     let other = Arc::new(Batch::new(batch.timestamp, false, None, vec![forged]));
     let statement = Statement { digest: other.digest(), ..vote.statement };
     let vote = hands.vote(kind::PRE_PREPARE, statement);
-    Verdict::Instead(vec![Said::Message(Message::PrePrepare(PrePrepare { vote, batch: other }))])
+    Verdict::Instead(vec![Said::Message(Message::PrePrepare(PrePrepare::new(vote, other)))])
 }
 
 fn corrupt_signatures(hands: &mut Hands, status: &EngineStatus) -> Vec<Said> {

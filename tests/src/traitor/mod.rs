@@ -157,6 +157,7 @@ fn unchanged(effect: Effect<Message>) -> Option<Effect<Said>> {
         Effect::Halt { reason } => Effect::Halt { reason },
         Effect::Reject { from, reason } => Effect::Reject { from, reason },
         Effect::Evidence(evidence) => Effect::Evidence(evidence),
+        Effect::Check(batch) => Effect::Check(batch),
     })
 }
 
@@ -173,6 +174,7 @@ fn heard(input: Input<Said>) -> Option<Input<Message>> {
         Input::Checkpointed(checkpointed) => Input::Checkpointed(checkpointed),
         Input::Installed(certificate) => Input::Installed(certificate),
         Input::Connected(peer) => Input::Connected(peer),
+        Input::Checked { batch, valid } => Input::Checked { batch, valid },
     })
 }
 
