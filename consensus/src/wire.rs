@@ -90,7 +90,7 @@ pub fn decode_borrowed<'a, T: Deserialize<'a>>(
 }
 
 /// What this replica stores under one key at most: a block's results may outgrow a frame. Bytes.
-const STORED_BYTES_MAX: usize = 128 << 20;
+pub(crate) const STORED_BYTES_MAX: usize = 128 << 20;
 
 /// Decodes what this replica stored itself. Bounded too, because a damaged length must not allocate.
 pub(crate) fn decode_stored<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {

@@ -220,6 +220,8 @@ impl ProcessUse {
 pub struct Progress {
     /// Executed height.
     pub height: AtomicU64,
+    /// The lowest block that the ledger has all of: 1 but for a while after a state transfer.
+    pub first_block: AtomicU64,
     /// Time of the last executed block, as agreed.
     pub timestamp: AtomicU64,
 }

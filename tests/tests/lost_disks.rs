@@ -87,16 +87,21 @@ fn a_disk_rolled_back_to_an_old_copy_is_found_out_and_rejoins() {
     audit::every_replica_has(&mut cluster, &acknowledged);
 }
 
-#[test]
-fn a_lost_journal_beside_a_good_ledger_leads_through_a_rejoin() {
+/// One replica loses a part of its data directory, by power and by mistake.
+fn loses(part: &str) -> (Cluster, Workload, usize) {
     let mut cluster = Cluster::start();
     let load = Workload::start(cluster.client_home(0), "load", 8);
-    load.wait_for_more(200);
+    load.wait_for_more(300);
     let index = (cluster.primary() + 3) % 4;
     cluster.nodes[index].kill();
-    let journal = cluster.nodes[index].data().join("journal");
-    std::fs::remove_dir_all(&journal).expect("a journal");
+    std::fs::remove_dir_all(cluster.nodes[index].data().join(part)).expect("it was there");
     cluster.nodes[index].start();
+    (cluster, load, index)
+}
+
+#[test]
+fn a_lost_journal_beside_a_good_ledger_leads_through_a_rejoin() {
+    let (mut cluster, load, index) = loses("journal");
     rejoined(&cluster, index);
     votes_are_needed_and_come(&mut cluster, index, &load);
     let acknowledged = load.finish();
@@ -105,16 +110,55 @@ fn a_lost_journal_beside_a_good_ledger_leads_through_a_rejoin() {
 
 #[test]
 fn a_lost_ledger_beside_a_good_journal_is_fetched_again() {
-    let mut cluster = Cluster::start();
-    let load = Workload::start(cluster.client_home(0), "load", 8);
-    load.wait_for_more(300);
-    let index = (cluster.primary() + 1) % 4;
-    cluster.nodes[index].kill();
-    let ledger = cluster.nodes[index].data().join("ledger");
-    std::fs::remove_dir_all(&ledger).expect("a ledger");
-    cluster.nodes[index].start();
+    let (mut cluster, load, index) = loses("ledger");
     wait::until("the replica to be ready", || cluster.nodes[index].ready());
     votes_are_needed_and_come(&mut cluster, index, &load);
     let acknowledged = load.finish();
     audit::every_replica_has(&mut cluster, &acknowledged);
+}
+
+/// The replica has all of every block from the first on.
+fn whole(cluster: &Cluster, index: usize) {
+    wait::until("the ledger to be whole from the first block on", || {
+        match cluster.nodes[index].status_number("first_block")? {
+            1 => Ok(()),
+            first => Err(format!("it begins at {first}")),
+        }
+    });
+}
+
+/// `ledger verify` has nothing to say of a transferred state any more.
+fn verified_from_the_first_block(cluster: &Cluster, index: usize) {
+    let found = cluster.nodes[index].ledger("verify", &["-w", "json"]).succeeds().json();
+    assert_eq!(found["blocks_checked"], found["height"], "{found}");
+    assert_eq!(found["certified_first_block"], serde_json::Value::Null, "{found}");
+}
+
+#[test]
+fn the_blocks_below_a_fetched_state_are_filled_in_and_verify_from_the_first_on() {
+    // Two checkpoints are enough to be sent a state, and not one block of it.
+    let setup = Setup::default().limit("checkpoint_interval", 16).limit("window", 32);
+    let mut cluster = Cluster::start_with(&setup);
+    let load = Workload::start(cluster.client_home(0), "load", 16);
+    load.wait_for_more(1500);
+    let first = (cluster.primary() + 1) % 4;
+    cluster.nodes[first].kill();
+    cluster.nodes[first].wipe();
+    cluster.nodes[first].start();
+    rejoined(&cluster, first);
+    let log = cluster.nodes[first].log_text();
+    assert!(log.contains("the certified state is in place"), "it was sent blocks, and no state");
+    // Another one right behind it: the first may still lack blocks that this one asks it for.
+    let second = (first + 1) % 4;
+    cluster.nodes[second].kill();
+    cluster.nodes[second].wipe();
+    cluster.nodes[second].start();
+    rejoined(&cluster, second);
+    let acknowledged = load.finish();
+    whole(&cluster, first);
+    whole(&cluster, second);
+    audit::every_replica_has(&mut cluster, &acknowledged);
+    for index in 0..4 {
+        verified_from_the_first_block(&cluster, index);
+    }
 }

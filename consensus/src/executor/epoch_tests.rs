@@ -112,45 +112,6 @@ fn only_the_newest_certificate_is_kept_beside_the_ends_of_epochs() {
     assert_eq!(ends.len(), 1);
 }
 
-/// A ledger of some blocks with all checkpoints stable: what others serve.
-fn served(blocks: u64) -> (Arc<MemoryStorage>, Ledger) {
-    let storage = Arc::new(MemoryStorage::new());
-    let mut executor = open(&storage);
-    for height in 1..=blocks {
-        let requests = match height {
-            1 => vec![open_session(ADMIN, 0, None)],
-            _ => vec![submit(ADMIN, (1, height, 0), &Transaction::put(format!("k{height}"), "v"))],
-        };
-        let (_, done) =
-            run_with_checkpoint(&mut executor, &storage, block(height, height, requests));
-        if let Some(done) = done {
-            executor.stable(&certify(&checkpoint(0, &done))).unwrap();
-        }
-    }
-    (storage, executor)
-}
-
-/// What a transfer of this storage's state writes.
-fn swap(from: &MemoryStorage) -> WriteBatch {
-    let mut swap = WriteBatch::default();
-    for table in Table::REPLICATED.into_iter().chain([Table::Trie]) {
-        swap.delete_range(table, [], [u8::MAX; 65]);
-    }
-    for (table, key, value) in state(from) {
-        swap.put(table, key, value);
-    }
-    swap
-}
-
-fn install(
-    executor: &mut Ledger,
-    from: &MemoryStorage,
-    certificate: &CheckpointCertificate,
-) -> bool {
-    let header = ledger::header(from, certificate.checkpoint.height).unwrap().unwrap();
-    executor.install(&header, certificate, swap(from)).unwrap()
-}
-
 #[test]
 fn an_installed_state_is_executed_on_and_older_blocks_are_filled_in_behind() {
     let (source, mut other) = served(8);

@@ -10,7 +10,7 @@ use crate::message::{
     Batch, Change, Checkpoint, CheckpointCertificate, CheckpointVote, Rejoin, Request, RequestBody,
     SignedRequest,
 };
-use crate::storage::{Storage, Table};
+use crate::storage::{Storage, Table, WriteBatch};
 use crate::types::{Epoch, ReplicaId, RequestNumber, Sequence, SessionId, Timestamp};
 use crate::wire;
 use conclave_crypto::digest::Digest;
@@ -173,4 +173,43 @@ pub(crate) fn state(storage: &MemoryStorage) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
             rows.into_iter().map(move |(key, value)| (table, key, value))
         })
         .collect()
+}
+
+/// A ledger of some blocks with all checkpoints stable: what others serve.
+pub(crate) fn served(blocks: u64) -> (Arc<MemoryStorage>, Ledger) {
+    let storage = Arc::new(MemoryStorage::new());
+    let mut executor = open(&storage);
+    for height in 1..=blocks {
+        let requests = match height {
+            1 => vec![open_session(ADMIN, 0, None)],
+            _ => vec![submit(ADMIN, (1, height, 0), &Transaction::put(format!("k{height}"), "v"))],
+        };
+        let (_, done) =
+            run_with_checkpoint(&mut executor, &storage, block(height, height, requests));
+        if let Some(done) = done {
+            executor.stable(&certify(&checkpoint(0, &done))).unwrap();
+        }
+    }
+    (storage, executor)
+}
+
+/// What a transfer of this storage's state writes.
+fn swap(from: &MemoryStorage) -> WriteBatch {
+    let mut swap = WriteBatch::default();
+    for table in Table::REPLICATED.into_iter().chain([Table::Trie]) {
+        swap.delete_range(table, [], [u8::MAX; 65]);
+    }
+    for (table, key, value) in state(from) {
+        swap.put(table, key, value);
+    }
+    swap
+}
+
+pub(crate) fn install(
+    executor: &mut Ledger,
+    from: &MemoryStorage,
+    certificate: &CheckpointCertificate,
+) -> bool {
+    let header = crate::ledger::header(from, certificate.checkpoint.height).unwrap().unwrap();
+    executor.install(&header, certificate, swap(from)).unwrap()
 }

@@ -5,13 +5,17 @@
 //! which itself came without body, results and commit certificate.
 
 use super::{
-    BlockResult, FirstBlock, LedgerReader, META_FIRST, header, height_key, read, results,
-    results_key, results_tree,
+    BlockResult, FirstBlock, LedgerReader, META_FIRST, epoch_end_key, header, height_key, read,
+    results, results_key, results_tree,
 };
-use crate::message::{Batch, BlockHeader};
+use crate::engine::Committed;
+use crate::executor::BLOCK_ANSWER_BYTES_MAX;
+use crate::kv::ANSWER_BYTES_MAX;
+use crate::membership::Membership;
+use crate::message::{Batch, BlockHeader, EpochEnd};
 use crate::storage::{Durability, Storage, StorageError, Table, WriteBatch};
-use crate::types::Sequence;
-use crate::wire;
+use crate::types::{Epoch, Sequence};
+use crate::wire::{self, FRAME_BYTES_MAX, WireError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -29,6 +33,42 @@ pub struct StoredBlock {
     pub certificate: Vec<u8>,
 }
 
+/// The longest encoding of a block, bytes: its answers, the last of which may overrun their cap, its
+/// batch, and as much again for digests and lengths as a batch of the smallest requests needs.
+pub const BLOCK_BYTES_MAX: usize = BLOCK_ANSWER_BYTES_MAX + ANSWER_BYTES_MAX + 2 * FRAME_BYTES_MAX;
+
+const _: () = assert!(BLOCK_BYTES_MAX <= wire::STORED_BYTES_MAX);
+
+impl StoredBlock {
+    /// The canonical encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// Decodes at most [`BLOCK_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// [`WireError`] when they are more, or no block.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > BLOCK_BYTES_MAX {
+            return Err(WireError::TooLong { length: bytes.len(), limit: BLOCK_BYTES_MAX });
+        }
+        wire::decode_stored(bytes)
+    }
+
+    /// As an engine checks it.
+    #[must_use]
+    pub fn committed(&self) -> Committed {
+        Committed {
+            sequence: self.header.height,
+            epoch: self.header.epoch,
+            batch: self.batch.clone(),
+            certificate: self.certificate.clone(),
+        }
+    }
+}
+
 /// Why a block is not filled in.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
@@ -41,6 +81,24 @@ pub enum FillError {
 }
 
 impl<S: Storage> LedgerReader<S> {
+    /// The members of an epoch, by the proven end of the one before; `genesis` are those of the
+    /// first. `None` while that end is not stored here.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn members_of(
+        &self,
+        epoch: Epoch,
+        genesis: &Membership,
+    ) -> Result<Option<Membership>, StorageError> {
+        let Some(before) = epoch.0.checked_sub(1).filter(|_| epoch != genesis.epoch) else {
+            return Ok(Some(genesis.clone()));
+        };
+        let key = epoch_end_key(Epoch(before));
+        let end: Option<EpochEnd> = read(self.storage(), Table::Checkpoints, &key)?;
+        Ok(end.map(|end| end.next))
+    }
+
     /// All of a block, where the ledger has all of it.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ mod verify;
 
 pub use checkpoint::CheckpointJob;
 pub(crate) use checkpoint::{PendingCheckpoint, TrieLock, dirty};
-pub use fill::{FillError, StoredBlock};
+pub use fill::{BLOCK_BYTES_MAX, FillError, StoredBlock};
 pub use reader::LedgerReader;
 pub use verify::{CertificateCheck, Verified, verify};
 

@@ -14,6 +14,9 @@ pub(super) const FLIGHTS_MAX: usize = 8;
 /// A peer has this long to answer; twice as long after each time it did not, up to eight times.
 const ANSWER_MS: u64 = 3_000;
 
+/// A peer that has served as much as it may is asked again after this.
+const BUSY_MS: u64 = 250;
+
 pub(super) struct Flight {
     pub(super) peer: ReplicaId,
     due_ms: u64,
@@ -52,6 +55,14 @@ impl StateSync {
 
     pub(super) fn is_open(&self, id: u64, from: ReplicaId) -> bool {
         self.flights.get(&id).is_some_and(|flight| flight.peer == from)
+    }
+
+    /// Ends a request that its peer has no time for: others are asked at once, it in a moment.
+    pub(super) fn busy(&mut self, id: u64, from: ReplicaId, now_ms: u64) {
+        self.land(id);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.rest_until_ms = now_ms.saturating_add(BUSY_MS);
+        }
     }
 
     /// Ends a request without an answer: its parts are to be asked for again.

@@ -224,11 +224,16 @@ impl StateSync {
                     peer.unavailable = true;
                 }
             }
+            TransferMessage::Busy { id } if self.is_open(id, from) => self.busy(id, from, now_ms),
             TransferMessage::Chunk { .. }
             | TransferMessage::Unavailable { .. }
+            | TransferMessage::Busy { .. }
             | TransferMessage::AskTarget
             | TransferMessage::Target(_)
-            | TransferMessage::Request(_) => return Ok(actions),
+            | TransferMessage::Request(_)
+            | TransferMessage::AskBlocks { .. }
+            | TransferMessage::Blocks { .. }
+            | TransferMessage::Part { .. } => return Ok(actions),
         }
         actions.append(&mut self.poll(now_ms)?);
         Ok(actions)

@@ -1,4 +1,4 @@
-//! What replicas say to each other about certified state.
+//! What replicas say to each other about certified state, and about the blocks below it.
 
 use crate::epoch_chain::{ChainError, MemberKeys};
 use crate::message::{BlockHeader, CheckpointCertificate};
@@ -14,6 +14,12 @@ pub const WANTS_MAX: usize = 64;
 
 /// A reply stops growing once it holds this many bytes; one row may follow.
 pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
+
+/// Blocks in one answer: what the asker writes at once.
+pub const BLOCKS_MAX: usize = 32;
+
+/// Bytes of one [`TransferMessage::Part`].
+pub const PART_BYTES_MAX: usize = 4 << 20;
 
 /// A certified state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,10 +109,40 @@ pub enum TransferMessage {
         /// At least one, at most as many as there were wants.
         items: Vec<Item>,
     },
-    /// The sender does not serve that state, or not any more.
+    /// The sender does not serve that state, or has not those blocks, or not any more.
     Unavailable {
         /// Of the request.
         id: u64,
+    },
+    /// The sender has served as much as it may for now: ask another, or again in a moment.
+    Busy {
+        /// Of the request.
+        id: u64,
+    },
+    /// The blocks from this one downwards, please.
+    AskBlocks {
+        /// Comes back in the answer.
+        id: u64,
+        /// The highest that is wanted.
+        at: Sequence,
+        /// Bytes of that block's encoding which the asker has already.
+        offset: u64,
+    },
+    /// Whole blocks, the highest first, each the child of the next.
+    Blocks {
+        /// Of the request.
+        id: u64,
+        /// 1 to [`BLOCKS_MAX`] encodings of [`StoredBlock`](crate::ledger::StoredBlock).
+        blocks: Vec<ByteBuf>,
+    },
+    /// The next bytes of a block that is too large for one answer.
+    Part {
+        /// Of the request.
+        id: u64,
+        /// Bytes of its whole encoding.
+        total: u64,
+        /// Those from the asked offset on; at least one.
+        bytes: ByteBuf,
     },
 }
 
@@ -126,10 +162,17 @@ impl TransferMessage {
         let length = match &message {
             Self::Request(request) => request.wants.len(),
             Self::Chunk { items, .. } => items.len(),
-            Self::AskTarget | Self::Target(_) | Self::Unavailable { .. } => 1,
+            Self::Blocks { blocks, .. } => blocks.len(),
+            Self::Part { bytes, .. } => bytes.len().min(1),
+            Self::AskTarget
+            | Self::Target(_)
+            | Self::Unavailable { .. }
+            | Self::Busy { .. }
+            | Self::AskBlocks { .. } => 1,
         };
-        if length == 0 || length > WANTS_MAX {
-            return Err(WireError::Malformed("the list has 1 to 64 entries".into()));
+        let most = if matches!(message, Self::Blocks { .. }) { BLOCKS_MAX } else { WANTS_MAX };
+        if length == 0 || length > most {
+            return Err(WireError::Malformed(format!("the list has 1 to {most} entries")));
         }
         Ok(message)
     }
@@ -137,6 +180,6 @@ impl TransferMessage {
     /// Whether it carries state, and belongs on the lower-priority stream.
     #[must_use]
     pub fn bulky(&self) -> bool {
-        matches!(self, Self::Chunk { .. })
+        matches!(self, Self::Chunk { .. } | Self::Blocks { .. } | Self::Part { .. })
     }
 }

@@ -1,7 +1,8 @@
 //! State transfer: certified state from peers that nobody has to trust.
 //!
 //! Reading order: [`TransferMessage`] (what is said), [`serve`] and [`Pins`] (the peer's side),
-//! [`StateSync`] (fetching and staging), [`Swap`] (putting the staged state in place).
+//! [`StateSync`] (fetching and staging), [`Swap`] (putting the staged state in place), [`OlderBlocks`]
+//! (the blocks behind a transferred state).
 //!
 //! The target is a block whose state root a quorum of CHECKPOINTs certifies (OSDI'99 §4.3, §5.3.2 of
 //! the journal version for fetching by a tree of digests). From the root down, each node of the
@@ -23,6 +24,7 @@ mod asking;
 mod check;
 mod fetch;
 mod message;
+mod older;
 mod own;
 mod serve;
 mod swap;
@@ -32,9 +34,11 @@ mod tests;
 pub use check::Blame;
 pub use fetch::{Progress, StateSync, SyncAction};
 pub use message::{
-    Item, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest, TransferTarget, WANTS_MAX, Want,
+    BLOCKS_MAX, Item, PART_BYTES_MAX, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest,
+    TransferTarget, WANTS_MAX, Want,
 };
-pub use serve::{PIN_MS_MAX, PINS_MAX, Pins, serve};
+pub use older::{OlderAnswer, OlderBlocks};
+pub use serve::{PIN_MS_MAX, PINS_MAX, Pins, serve, serve_blocks};
 pub use swap::{Swap, SwapError, SwapStep};
 
 use crate::state_trie::{Child, Node, Position, root_digest};

@@ -1,10 +1,12 @@
 //! The side that has the state: answering, and which snapshots to keep for it.
 
 use super::message::{
-    Item, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest, TransferTarget, Want,
+    BLOCKS_MAX, Item, PART_BYTES_MAX, TRANSFER_BYTES_MAX, TransferMessage, TransferRequest,
+    TransferTarget, Want,
 };
+use crate::ledger::LedgerReader;
 use crate::state_trie::{Leaf, Node, leaf_digest, load, replicated, value_digest};
-use crate::storage::{Snapshot, StorageError};
+use crate::storage::{Snapshot, Storage, StorageError};
 use crate::types::Sequence;
 use serde_bytes::ByteBuf;
 
@@ -70,6 +72,53 @@ fn value_of(state: &dyn Snapshot, leaf: &Leaf) -> Result<Option<Vec<u8>>, Storag
     let value = state.get(table, &leaf.key)?;
     Ok(value
         .filter(|value| leaf_digest(leaf.table, &leaf.key, &value_digest(value)) == leaf.digest))
+}
+
+/// Answers a request for the blocks from `at` downwards, of which the asker has `offset` bytes. Says
+/// beside it how many bytes were read for it, which a part of a large block does not show.
+///
+/// Work: at most [`BLOCKS_MAX`] blocks, and [`TRANSFER_BYTES_MAX`] and one block more.
+///
+/// # Errors
+/// When the storage fails.
+pub fn serve_blocks<S: Storage>(
+    ledger: &LedgerReader<S>,
+    id: u64,
+    at: Sequence,
+    offset: u64,
+) -> Result<(TransferMessage, usize), StorageError> {
+    let mut blocks = Vec::new();
+    let (mut height, mut bytes) = (at, 0);
+    while blocks.len() < BLOCKS_MAX && bytes < TRANSFER_BYTES_MAX && height.0 > 0 {
+        let Some(block) = ledger.block(height)? else { break };
+        let block = block.encode();
+        if blocks.is_empty() && (offset > 0 || block.len() > PART_BYTES_MAX) {
+            return Ok((part(id, &block, offset), block.len()));
+        }
+        if bytes + block.len() > PART_BYTES_MAX {
+            break;
+        }
+        bytes += block.len();
+        blocks.push(ByteBuf::from(block));
+        height = height.minus(1);
+    }
+    let answer = match blocks.is_empty() {
+        true => TransferMessage::Unavailable { id },
+        false => TransferMessage::Blocks { id, blocks },
+    };
+    Ok((answer, bytes))
+}
+
+fn part(id: u64, block: &[u8], offset: u64) -> TransferMessage {
+    let rest = usize::try_from(offset).ok().and_then(|offset| block.get(offset..));
+    match rest.filter(|rest| !rest.is_empty()) {
+        Some(rest) => {
+            let bytes = ByteBuf::from(&rest[..rest.len().min(PART_BYTES_MAX)]);
+            TransferMessage::Part { id, total: block.len() as u64, bytes }
+        }
+        // The asker has another encoding in mind, with another certificate: it begins anew.
+        None => TransferMessage::Unavailable { id },
+    }
 }
 
 /// Snapshots kept for others at once.

@@ -433,6 +433,28 @@ fn when_no_peer_serves_the_target_a_newer_one_is_asked_for_once() {
 }
 
 #[test]
+fn a_busy_peer_costs_a_moment_and_nothing_while_there_are_others() {
+    let server = state(&many(100, &[1]));
+    let storage = MemoryStorage::new();
+    let reader = storage.snapshot().unwrap();
+    let mut sync = StateSync::begin(target_of(&server, 1), reader, [ReplicaId(1), ReplicaId(2)]);
+    let asked = |actions: Vec<SyncAction>| match actions.into_iter().next() {
+        Some(SyncAction::Send { to, message: TransferMessage::Request(request) }) => {
+            Some((to, request.id))
+        }
+        None => None,
+        other => panic!("{other:?}"),
+    };
+    let (first, id) = asked(sync.poll(0).unwrap()).expect("a request");
+    let busy = |id| TransferMessage::Busy { id };
+    let (second, id) = asked(sync.on_message(first, busy(id), 0).unwrap()).expect("the other");
+    assert_ne!(first, second);
+    assert_eq!(asked(sync.on_message(second, busy(id), 0).unwrap()), None, "both are busy");
+    assert_eq!(asked(sync.poll(249).unwrap()), None);
+    assert!(asked(sync.poll(250).unwrap()).is_some(), "and not only after a time-out");
+}
+
+#[test]
 fn at_most_two_snapshots_are_pinned_and_none_for_more_than_ten_minutes() {
     let target = |height| target_of(&MemoryStorage::new(), height);
     let mut pins = Pins::default();

@@ -12,6 +12,7 @@ use conclave_consensus::client_wire::NodeFrame;
 use conclave_consensus::engine::{Checkpointed, Committed};
 use conclave_consensus::executor::{Executed, Executor};
 use conclave_consensus::kv::KeyValueStore;
+use conclave_consensus::ledger::{FillError, StoredBlock};
 use conclave_consensus::message::{BlockReplies, CheckpointCertificate, EpochEnd, SignedRequest};
 use conclave_consensus::state_sync::TransferTarget;
 use conclave_consensus::storage::StorageError;
@@ -38,6 +39,8 @@ pub(crate) enum Task {
     Fetch(Box<CheckpointCertificate>),
     /// The certified state is staged: put it in place.
     Install(Box<TransferTarget>),
+    /// Store blocks behind a transferred state, the highest first.
+    Fill(Vec<StoredBlock>),
     /// Keep what proves how earlier epochs ended.
     EpochEnds(Vec<EpochEnd>),
     /// Stop, after what came before.
@@ -68,6 +71,10 @@ const STATES_KEPT_BELOW: u64 = 512;
 
 impl<M: Send + 'static> ExecutorThread<M> {
     pub(crate) fn run(mut self) {
+        if let Err(error) = self.say_what_is_missing(true) {
+            self.failure.storage(&error);
+            return;
+        }
         let mut taken = Vec::new();
         while self.inbox.drain(Duration::from_secs(3600), 64, &mut taken) {
             let before = self.executor.height();
@@ -106,6 +113,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
             }
             Task::Fetch(certificate) => self.fetch(*certificate)?,
             Task::Install(target) => self.install(*target)?,
+            Task::Fill(blocks) => self.fill(&blocks)?,
             Task::EpochEnds(ends) => self.executor.store_epoch_ends(&ends)?,
             Task::Stop => {
                 return Ok(false);
@@ -145,10 +153,43 @@ impl<M: Send + 'static> ExecutorThread<M> {
         self.fetching = false;
         self.failure.recovered();
         self.show();
+        self.say_what_is_missing(true)?;
         self.tell(Event::Installed(target.certificate));
         for committed in std::mem::take(&mut self.held) {
             self.commit(committed)?;
         }
+        Ok(())
+    }
+
+    /// Stores blocks behind a transferred state. While another is fetched they are dropped, and
+    /// asked for again afterwards if they are still missing.
+    fn fill(&mut self, blocks: &[StoredBlock]) -> Result<(), StorageError> {
+        if self.fetching {
+            return Ok(());
+        }
+        let reader = self.executor.reader();
+        let mut proven = true;
+        for block in blocks {
+            if reader.missing()? != Some(block.header.height) {
+                break;
+            }
+            match reader.fill(block) {
+                Ok(()) => {}
+                Err(FillError::Unproven(_)) => {
+                    proven = false;
+                    break;
+                }
+                Err(FillError::Storage(error)) => return Err(error),
+            }
+        }
+        self.say_what_is_missing(proven)
+    }
+
+    fn say_what_is_missing(&self, proven: bool) -> Result<(), StorageError> {
+        let missing = self.executor.reader().missing()?;
+        let first = missing.map_or(1, |height| height.0 + 1);
+        self.shared.progress.first_block.store(first, Ordering::Relaxed);
+        self.transfer.stored(missing, proven);
         Ok(())
     }
 

@@ -228,6 +228,7 @@ impl Shared {
             "view": status.engine.view,
             "primary": status.engine.primary.map(|p| p.0),
             "height": status.height.0,
+            "first_block": self.progress.first_block.load(Ordering::Relaxed),
             "decided": status.engine.decided.0,
             "checkpoint": status.engine.stable.0,
             "lag": lag,

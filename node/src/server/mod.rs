@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::runtime::replica_thread::wall;
 use crate::runtime::{Ended, Failure};
 use crate::storage::SharedResources;
+use conclave_config::Protocol;
 use conclave_config::node_config::NodeHome;
 use conclave_consensus::engine::{Effect, Engine, Record, Slot};
 use conclave_consensus::executor::Executor;
@@ -119,6 +120,7 @@ struct Node {
     organization: String,
     genesis: Arc<Genesis>,
     cluster: Digest,
+    protocol: Protocol,
     key: Arc<SecretKey>,
     data: PathBuf,
     resources: SharedResources,
@@ -137,6 +139,7 @@ impl Node {
             organization: home.member.organization.clone(),
             genesis: Arc::new(home.genesis),
             cluster: home.cluster,
+            protocol: home.protocol,
             key: Arc::new(home.key),
             data: home.config.data.clone(),
             resources: SharedResources::new(

@@ -16,7 +16,7 @@ use crate::runtime::routes::Routes;
 use crate::runtime::verify::Verify;
 use crate::runtime::{Failure, Shared};
 use crate::storage::RocksStorage;
-use crate::transfer::Transfer;
+use crate::transfer::{Transfer, TransferConfig};
 use crate::transport::{ClientEndpointHandle, PeerMeshHandle};
 use conclave_consensus::engine::{Engine, EngineStatus};
 use conclave_consensus::epoch_chain::{EpochChain, MemberKeys};
@@ -127,16 +127,29 @@ pub(super) fn replica_thread<E: Engine + 'static>(
     }
 }
 
-pub(super) fn start_transfer(
+pub(super) fn start_transfer<M>(
     node: &Node,
     ledger: &Arc<RocksStorage>,
-    executor: &Arc<Inbox<Task>>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    queues: &Queues<M>,
     failure: &Arc<Failure>,
 ) -> Result<Transfer, NodeError> {
-    let members = MemberKeys::new(node.genesis.membership.members.clone())
+    let genesis = node.genesis.membership.clone();
+    let keys = MemberKeys::new(genesis.members.clone())
         .map_err(|error| std::io::Error::other(error.to_string()))?;
-    let (ledger, executor) = (ledger.clone(), executor.clone());
-    Ok(Transfer::start(ledger, executor, failure.clone(), members, node.cluster)?)
+    let (protocol, cluster) = (node.protocol, node.cluster);
+    Ok(Transfer::start(TransferConfig {
+        ledger: ledger.clone(),
+        reader: executor.reader(),
+        executor: queues.executor.clone(),
+        failure: failure.clone(),
+        genesis,
+        keys,
+        cluster,
+        check: Box::new(move |members, committed| {
+            protocol.verify_certificate(&cluster, members, committed)
+        }),
+    })?)
 }
 
 pub(super) fn start_journal<M: Send + 'static>(

@@ -84,7 +84,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
         let accusations = executor.reader().accusations()?;
         let transport = TransportThread::start("transport")?;
-        let transfer = start_transfer(node, &ledger, &queues.executor, failure)?;
+        let transfer = start_transfer(node, &ledger, &executor, &queues, failure)?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
         let (endpoint, traffic) = (Late::new(), Late::new());

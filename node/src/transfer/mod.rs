@@ -1,8 +1,18 @@
-//! State transfer: the thread that serves certified state to others and fetches it for this replica.
+//! State transfer: the thread that serves certified state to others and fetches it for this replica,
+//! and afterwards the blocks below it.
 //!
 //! What is said and checked is [`conclave_consensus::state_sync`]; here are the queue, the clock and
 //! the disk. A transfer begins when the executor has stopped executing and ends by handing it the
-//! staged, verified target.
+//! staged, verified target. The blocks below follow in the background, from the certified one down to
+//! the first.
+
+mod fetching;
+mod filling;
+#[cfg(test)]
+mod fixture;
+mod serving;
+
+pub(crate) use filling::CertificateCheck;
 
 use crate::runtime::Failure;
 use crate::runtime::executor_thread::Task;
@@ -11,27 +21,29 @@ use crate::storage::RocksStorage;
 use crate::transport::{Class, Delivery, PeerMeshHandle};
 use bytes::Bytes;
 use conclave_consensus::epoch_chain::MemberKeys;
+use conclave_consensus::ledger::LedgerReader;
+use conclave_consensus::membership::Membership;
 use conclave_consensus::message::{BlockHeader, CheckpointCertificate};
-use conclave_consensus::state_sync::{
-    Pins, StateSync, SyncAction, TransferMessage, TransferTarget, serve,
-};
-use conclave_consensus::storage::{Durability, Snapshot, Storage, StorageError};
+use conclave_consensus::state_sync::{StateSync, TransferMessage};
+use conclave_consensus::storage::{Snapshot, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use conclave_crypto::digest::Digest;
+use filling::Filling;
+use serving::Serving;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How often a transfer looks at its clock.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often while blocks are filled in.
+const FILLING_TICK: Duration = Duration::from_millis(25);
+
 /// A peer that did not name a target is asked again after this. Milliseconds.
 const ASK_MS: u64 = 1_000;
 
 /// Requests of each peer that wait here.
 const QUOTA: Quota = Quota { items: 64, bytes: 16 << 20 };
-
-/// Bytes of state served to all peers together in a second: catching up must not starve agreement.
-const SERVED_PER_SECOND_MAX: usize = 64 << 20;
 
 /// The trie and the tables at one checkpoint.
 #[derive(Clone)]
@@ -47,7 +59,12 @@ enum Event {
     /// The executor stands still: fetch a state at least as new as this one.
     Begin(Box<CheckpointCertificate>),
     /// A checkpoint became stable, and this is the state at it.
-    Offer(Box<TransferTarget>, StateAt),
+    Offer(Box<(BlockHeader, CheckpointCertificate, StateAt)>),
+    /// Which block is missing, and whether the last ones given to the executor were proven.
+    Stored {
+        missing: Option<Sequence>,
+        proven: bool,
+    },
 }
 
 /// Puts events into the thread's queue; cheap to clone, never waits.
@@ -76,6 +93,12 @@ impl TransferHandle {
         let _ = self.inbox.push(Source::Internal, 0, Event::Begin(Box::new(least)));
     }
 
+    /// This block is missing below all that the ledger has; `proven` says whether the blocks that the
+    /// executor was given last hang together with those above.
+    pub(crate) fn stored(&self, missing: Option<Sequence>, proven: bool) {
+        let _ = self.inbox.push(Source::Internal, 0, Event::Stored { missing, proven });
+    }
+
     /// Serve this state to others from now on.
     pub(crate) fn offer(
         &self,
@@ -83,9 +106,23 @@ impl TransferHandle {
         certificate: CheckpointCertificate,
         state: StateAt,
     ) {
-        let target = Box::new(TransferTarget { header, certificate });
-        let _ = self.inbox.push(Source::Internal, 0, Event::Offer(target, state));
+        let offer = Box::new((header, certificate, state));
+        let _ = self.inbox.push(Source::Internal, 0, Event::Offer(offer));
     }
+}
+
+/// What a transfer is started with.
+pub(crate) struct TransferConfig {
+    pub ledger: Arc<RocksStorage>,
+    pub reader: LedgerReader<RocksStorage>,
+    pub executor: Arc<Inbox<Task>>,
+    pub failure: Arc<Failure>,
+    /// The members of the first epoch.
+    pub genesis: Membership,
+    /// And their keys.
+    pub keys: MemberKeys,
+    pub cluster: Digest,
+    pub check: CertificateCheck,
 }
 
 /// The thread, until it is stopped.
@@ -97,13 +134,9 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     /// Starts the thread; it sends nothing before [`Self::attach`].
-    pub(crate) fn start(
-        ledger: Arc<RocksStorage>,
-        executor: Arc<Inbox<Task>>,
-        failure: Arc<Failure>,
-        members: MemberKeys,
-        cluster: Digest,
-    ) -> Result<Self, std::io::Error> {
+    pub(crate) fn start(config: TransferConfig) -> Result<Self, std::io::Error> {
+        let TransferConfig { ledger, reader, executor, failure, genesis, keys, cluster, check } =
+            config;
         let inbox = Arc::new(Inbox::new(QUOTA));
         let mesh: Arc<OnceLock<PeerMeshHandle>> = Arc::default();
         let worker = Worker {
@@ -111,13 +144,13 @@ impl Transfer {
             mesh: mesh.clone(),
             ledger,
             executor,
-            members,
+            keys,
             cluster,
-            pins: Pins::default(),
+            serving: Serving::new(reader.clone()),
+            filling: Filling::new(reader, genesis, check),
             peers: Vec::new(),
             fetch: Fetch::Idle,
             started: Instant::now(),
-            served: (0, 0),
         };
         let thread = std::thread::Builder::new().name("transfer".into()).spawn(move || {
             if let Err(error) = worker.run() {
@@ -158,14 +191,13 @@ struct Worker {
     mesh: Arc<OnceLock<PeerMeshHandle>>,
     ledger: Arc<RocksStorage>,
     executor: Arc<Inbox<Task>>,
-    members: MemberKeys,
+    keys: MemberKeys,
     cluster: Digest,
-    pins: Pins<StateAt>,
+    serving: Serving<RocksStorage>,
+    filling: Filling<RocksStorage>,
     peers: Vec<ReplicaId>,
     fetch: Fetch,
     started: Instant,
-    /// The second of the clock, and the bytes served in it.
-    served: (u64, usize),
 }
 
 impl Worker {
@@ -173,7 +205,11 @@ impl Worker {
         let mut taken = Vec::new();
         loop {
             let busy = matches!(&self.fetch, Fetch::Running(sync) if sync.is_busy());
-            let patience = if busy { Duration::ZERO } else { TICK };
+            let patience = match (busy, self.filling.is_wanted()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => FILLING_TICK,
+                (false, false) => TICK,
+            };
             if !self.inbox.drain(patience, 16, &mut taken) {
                 return Ok(());
             }
@@ -194,12 +230,14 @@ impl Worker {
                 if !self.peers.contains(&peer) {
                     self.peers.push(peer);
                 }
+                self.filling.add_peer(peer);
                 if let Fetch::Running(sync) = &mut self.fetch {
                     sync.add_peer(peer);
                 }
             }
             Event::Down(peer) => {
                 self.peers.retain(|p| *p != peer);
+                self.filling.remove_peer(peer);
                 if let Fetch::Running(sync) = &mut self.fetch {
                     sync.remove_peer(peer);
                 }
@@ -207,10 +245,19 @@ impl Worker {
             Event::Begin(least) => {
                 tracing::info!(height = least.checkpoint.height.0, "fetching certified state");
                 let least = least.checkpoint.height;
+                self.filling.suspend();
                 self.fetch = Fetch::Asking { least, asked_ms: 0 };
                 self.ask();
             }
-            Event::Offer(target, state) => self.pins.offer(*target, state),
+            Event::Offer(offer) => {
+                let (header, certificate, state) = *offer;
+                self.serving.offer(header, certificate, state);
+            }
+            Event::Stored { missing, proven } => {
+                if matches!(self.fetch, Fetch::Idle) {
+                    self.filling.stored(missing, proven, self.now_ms());
+                }
+            }
             Event::Frames(from, delivery) => {
                 for frame in &delivery.frames {
                     match TransferMessage::decode(frame) {
@@ -227,9 +274,14 @@ impl Worker {
 
     fn go_on(&mut self) -> Result<(), StorageError> {
         let now = self.now_ms();
-        self.pins.expire(now);
+        self.serving.expire(now);
         match &mut self.fetch {
-            Fetch::Idle => Ok(()),
+            Fetch::Idle => {
+                if let Some((to, question)) = self.filling.poll(now) {
+                    self.send(to, &question);
+                }
+                Ok(())
+            }
             Fetch::Asking { asked_ms, .. } => {
                 if now.saturating_sub(*asked_ms) >= ASK_MS {
                     self.ask();
@@ -243,114 +295,34 @@ impl Worker {
         }
     }
 
-    fn ask(&mut self) {
-        let now = self.now_ms();
-        if let Fetch::Asking { asked_ms, .. } = &mut self.fetch {
-            *asked_ms = now;
-        }
-        for peer in self.peers.clone() {
-            self.send(peer, &TransferMessage::AskTarget);
-        }
-    }
-
     fn message(&mut self, from: ReplicaId, message: TransferMessage) -> Result<(), StorageError> {
         let now = self.now_ms();
-        match message {
-            TransferMessage::AskTarget => {
-                let target = self.pins.ask(now).map(Box::new);
-                self.send(from, &TransferMessage::Target(target));
-            }
-            TransferMessage::Request(request) => {
-                if !self.may_serve(now) {
-                    // The asker waits a little and asks again, this one or another.
-                    return Ok(());
-                }
-                let answer = match self.pins.get(request.height, now) {
-                    Some(state) => serve(&*state.trie, &*state.tables, &request)?,
-                    None => TransferMessage::Unavailable { id: request.id },
-                };
-                self.send(from, &answer);
-            }
-            TransferMessage::Target(Some(target)) => self.target(from, *target)?,
-            TransferMessage::Target(None) => {}
-            TransferMessage::Chunk { .. } | TransferMessage::Unavailable { .. } => {
-                if let Fetch::Running(sync) = &mut self.fetch {
-                    let actions = sync.on_message(from, message, now)?;
-                    self.carry_out(actions)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn may_serve(&mut self, now_ms: u64) -> bool {
-        let second = now_ms / 1000;
-        if self.served.0 != second {
-            self.served = (second, 0);
-        }
-        self.served.1 < SERVED_PER_SECOND_MAX
-    }
-
-    /// A peer names its newest certified state; the certificate is believed, never the peer.
-    fn target(&mut self, from: ReplicaId, target: TransferTarget) -> Result<(), StorageError> {
-        let Fetch::Asking { least, .. } = &self.fetch else { return Ok(()) };
-        if target.height() < *least {
+        if let Some(frame) = self.serving.answer(&message, now)? {
+            self.send_frame(from, frame);
             return Ok(());
         }
-        if let Err(error) = target.verify(&self.members, &self.cluster) {
-            tracing::warn!(%from, %error, "refused the target of a state transfer");
-            return Ok(());
-        }
-        tracing::info!(%from, height = target.height().0, "fetching this certified state");
-        let reader = self.ledger.snapshot()?;
-        self.fetch = Fetch::Running(Box::new(StateSync::begin(target, reader, self.peers.clone())));
-        Ok(())
-    }
-
-    fn carry_out(&mut self, actions: Vec<SyncAction>) -> Result<(), StorageError> {
-        for action in actions {
-            match action {
-                SyncAction::Send { to, message } => self.send(to, &message),
-                SyncAction::Stage(batch) => self.ledger.write(batch, Durability::Buffered)?,
-                SyncAction::Blame { peer, what } => {
-                    tracing::warn!(%peer, reason = %what, "a peer sent state that is not certified");
-                }
-                SyncAction::NeedTarget => {
-                    if let Fetch::Running(sync) = &self.fetch {
-                        let least = sync.target().height();
-                        self.fetch = Fetch::Asking { least, asked_ms: 0 };
-                        self.ask();
-                    }
-                }
-                SyncAction::Complete => self.complete()?,
+        match (&mut self.fetch, message) {
+            (_, TransferMessage::Target(Some(target))) => self.target(from, *target),
+            (Fetch::Running(sync), message) => {
+                let actions = sync.on_message(from, message, now)?;
+                self.carry_out(actions)
             }
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self) -> Result<(), StorageError> {
-        if let Fetch::Running(sync) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
-            self.ledger.sync()?;
-            let progress = sync.progress();
-            tracing::info!(
-                height = sync.target().height().0,
-                rows = progress.rows,
-                fetched = progress.fetched,
-                bytes = progress.bytes,
-                "fetched certified state"
-            );
-            if let Some((table, key)) = sync.first_difference() {
-                tracing::info!(table = table.name(), key = %String::from_utf8_lossy(key), "the first row that differed");
+            (Fetch::Idle, message) => {
+                let blocks = self.filling.on_message(from, message, now)?;
+                if !blocks.is_empty() {
+                    let _ = self.executor.push(Source::Internal, 0, Task::Fill(blocks));
+                }
+                Ok(())
             }
-            let target = Box::new(sync.target().clone());
-            let _ = self.executor.push(Source::Internal, 0, Task::Install(target));
+            (Fetch::Asking { .. }, _) => Ok(()),
         }
-        Ok(())
     }
 
-    fn send(&mut self, to: ReplicaId, message: &TransferMessage) {
-        let frame = Bytes::from(message.encode());
-        self.served.1 += frame.len();
+    fn send(&self, to: ReplicaId, message: &TransferMessage) {
+        self.send_frame(to, Bytes::from(message.encode()));
+    }
+
+    fn send_frame(&self, to: ReplicaId, frame: Bytes) {
         if let Some(mesh) = self.mesh.get() {
             // What is dropped is asked for again.
             mesh.send(to, Class::Bulk, frame);

@@ -1,0 +1,81 @@
+//! Fetching a certified state: from the wish for one to the staged, verified target.
+
+use super::{Fetch, Worker};
+use crate::runtime::executor_thread::Task;
+use crate::runtime::inbox::Source;
+use conclave_consensus::state_sync::{StateSync, SyncAction, TransferMessage, TransferTarget};
+use conclave_consensus::storage::{Durability, Storage, StorageError};
+use conclave_consensus::types::ReplicaId;
+
+impl Worker {
+    pub(super) fn ask(&mut self) {
+        let now = self.now_ms();
+        if let Fetch::Asking { asked_ms, .. } = &mut self.fetch {
+            *asked_ms = now;
+        }
+        for peer in self.peers.clone() {
+            self.send(peer, &TransferMessage::AskTarget);
+        }
+    }
+
+    /// A peer names its newest certified state; the certificate is believed, never the peer.
+    pub(super) fn target(
+        &mut self,
+        from: ReplicaId,
+        target: TransferTarget,
+    ) -> Result<(), StorageError> {
+        let Fetch::Asking { least, .. } = &self.fetch else { return Ok(()) };
+        if target.height() < *least {
+            return Ok(());
+        }
+        if let Err(error) = target.verify(&self.keys, &self.cluster) {
+            tracing::warn!(%from, %error, "refused the target of a state transfer");
+            return Ok(());
+        }
+        tracing::info!(%from, height = target.height().0, "fetching this certified state");
+        let reader = self.ledger.snapshot()?;
+        self.fetch = Fetch::Running(Box::new(StateSync::begin(target, reader, self.peers.clone())));
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, actions: Vec<SyncAction>) -> Result<(), StorageError> {
+        for action in actions {
+            match action {
+                SyncAction::Send { to, message } => self.send(to, &message),
+                SyncAction::Stage(batch) => self.ledger.write(batch, Durability::Buffered)?,
+                SyncAction::Blame { peer, what } => {
+                    tracing::warn!(%peer, reason = %what, "a peer sent state that is not certified");
+                }
+                SyncAction::NeedTarget => {
+                    if let Fetch::Running(sync) = &self.fetch {
+                        let least = sync.target().height();
+                        self.fetch = Fetch::Asking { least, asked_ms: 0 };
+                        self.ask();
+                    }
+                }
+                SyncAction::Complete => self.complete()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<(), StorageError> {
+        if let Fetch::Running(sync) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
+            self.ledger.sync()?;
+            let progress = sync.progress();
+            tracing::info!(
+                height = sync.target().height().0,
+                rows = progress.rows,
+                fetched = progress.fetched,
+                bytes = progress.bytes,
+                "fetched certified state"
+            );
+            if let Some((table, key)) = sync.first_difference() {
+                tracing::info!(table = table.name(), key = %String::from_utf8_lossy(key), "the first row that differed");
+            }
+            let target = Box::new(sync.target().clone());
+            let _ = self.executor.push(Source::Internal, 0, Task::Install(target));
+        }
+        Ok(())
+    }
+}
