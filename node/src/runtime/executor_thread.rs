@@ -71,6 +71,8 @@ const STATES_KEPT_BELOW: u64 = 512;
 
 impl<M: Send + 'static> ExecutorThread<M> {
     pub(crate) fn run(mut self) {
+        // A replica that starts idle stands where its ledger ends, not at 0.
+        self.show();
         if let Err(error) = self.say_what_is_missing(true) {
             self.failure.storage(&error);
             return;

@@ -75,6 +75,11 @@ impl Node {
         self.home.join("data")
     }
 
+    /// Runs another program from the next start on; answers the one before.
+    pub(super) fn use_program(&mut self, program: &Path) -> PathBuf {
+        std::mem::replace(&mut self.binary, program.to_path_buf())
+    }
+
     pub(super) fn start(&mut self) -> Result<(), Failure> {
         let log = self.open_log()?;
         let errors = log.try_clone().map_err(|error| Failure::file("write", &self.log, &error))?;

@@ -12,6 +12,7 @@ use super::stage::Stage;
 use crate::cli::import::Import;
 use crate::cli::output::Failure;
 use crate::cli::receipt;
+use crate::client::Client;
 use crate::text::thousands;
 
 /// Records that `--fast` imports.
@@ -19,21 +20,21 @@ const FAST_RECORDS: usize = 3_000;
 
 /// How long the load runs before a replica is killed, and after.
 const LOAD_BEFORE: Duration = Duration::from_millis(1500);
-const LOAD_AFTER: Duration = Duration::from_millis(2500);
+pub(super) const LOAD_AFTER: Duration = Duration::from_millis(2500);
 
 /// Bytes of the value that marks the block to damage: random, so that it is found as it is on the disk.
 const MARK_BYTES: usize = 4096;
 
 pub(super) struct Story {
-    binary: PathBuf,
+    pub(super) binary: PathBuf,
     directory: PathBuf,
     fast: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
 }
 
 impl Story {
     pub(super) fn new(binary: &Path, directory: &Path, fast: bool) -> Self {
-        let stage = Stage::new(8);
+        let stage = Stage::new(9);
         Self { binary: binary.to_path_buf(), directory: directory.to_path_buf(), fast, stage }
     }
 
@@ -46,6 +47,7 @@ impl Story {
         self.restart(&mut cluster, killed).await?;
         let wiped = self.wipe(&mut cluster, killed).await?;
         self.damage(&mut cluster, &[killed, wiped]).await?;
+        self.betray(&mut cluster).await?;
         cluster.stop().await?;
         self.stage.summary()
     }
@@ -169,7 +171,7 @@ impl Story {
             Duration::from_millis(cluster.clients[0].genesis().limits.view_change_timeout_ms);
         let promised = 2 * timeout;
         let next = cluster.primary().await?;
-        let written = self.count_written(cluster).await?;
+        let written = count_written(&cluster.clients[3], b"load/", b"load0").await?;
         self.stage.say(&format!(
             "replica {next} ({}) leads now; all {} acknowledged writes were read back",
             ORGANIZATIONS[next],
@@ -188,20 +190,6 @@ impl Story {
             promised.as_secs_f64()
         ))?;
         Ok(primary)
-    }
-
-    /// Keys of the load in the ledger, read page by page.
-    async fn count_written(&self, cluster: &Cluster) -> Result<usize, Failure> {
-        let mut from = b"load/".to_vec();
-        let mut count = 0;
-        loop {
-            let (page, more, _) = cluster.clients[3].range(&from, Some(b"load0"), 0).await?;
-            count += page.len();
-            match page.last() {
-                Some(last) if more => from = [last.key.as_slice(), &[0]].concat(),
-                _ => return Ok(count),
-            }
-        }
     }
 
     async fn restart(&mut self, cluster: &mut Cluster, killed: usize) -> Result<(), Failure> {
@@ -367,6 +355,24 @@ fn directory_bytes(directory: &Path) -> u64 {
         .sum()
 }
 
-fn wrong(what: String) -> Failure {
+/// Keys of a load in the ledger, from a prefix to what lies above it, read page by page.
+pub(super) async fn count_written(
+    client: &Client,
+    prefix: &[u8],
+    above: &[u8],
+) -> Result<usize, Failure> {
+    let mut from = prefix.to_vec();
+    let mut count = 0;
+    loop {
+        let (page, more, _) = client.range(&from, Some(above), 0).await?;
+        count += page.len();
+        match page.last() {
+            Some(last) if more => from = [last.key.as_slice(), &[0]].concat(),
+            _ => return Ok(count),
+        }
+    }
+}
+
+pub(super) fn wrong(what: String) -> Failure {
     Failure::new(ExitCode::Error, format!("the demonstration failed: {what}"))
 }
