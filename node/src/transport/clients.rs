@@ -20,10 +20,11 @@ use conclave_consensus::types::ReplicaId;
 use conclave_crypto::framing::{ALPN_CLIENT, CloseCode, Hello, Role};
 use conclave_crypto::{Digest, PublicKey, SecretKey, tls};
 
+use super::admission::Gate;
 use super::counters::{Refusals, Traffic};
 use super::inbound::{Pool, Pools};
 use super::lane::{Lane, LaneCaps, Pushed};
-use super::limits::{HalfOpen, Throttle, endpoint_config, harden};
+use super::limits::{Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
 use super::{ClientCounters, ClientLimits, Delivery, Port, TransportError, TransportThread};
 
@@ -109,7 +110,7 @@ struct Shared {
     connections: RwLock<BTreeMap<ClientConnectionId, Arc<Connected>>>,
     /// Connections by key, those between TLS and hello included.
     per_key: Mutex<BTreeMap<PublicKey, usize>>,
-    half_open: Arc<HalfOpen>,
+    gate: Arc<Gate>,
     /// Credit of all clients together.
     pool: Pool,
     traffic: Arc<Traffic>,
@@ -139,7 +140,7 @@ impl ClientEndpoint {
         let refusals = Arc::new(Refusals::default());
         let allowed = count_unknown(config.allowed, &refusals);
         let mut server = tls::server_config(&config.key, allowed, ALPN_CLIENT)?;
-        harden(&mut server, &limits.transport, limits.half_open_max);
+        harden(&mut server, &limits.transport, limits.handshakes.half_open_max);
         let (address, socket) = config.port.into_parts();
         let endpoint = thread
             .core()
@@ -155,7 +156,7 @@ impl ClientEndpoint {
             endpoint,
             connections: RwLock::default(),
             per_key: Mutex::default(),
-            half_open: HalfOpen::new(limits.half_open_max, limits.half_open_per_source_max),
+            gate: Gate::new(limits.handshakes),
             pool: Pool::new(limits.inbound_bytes_total_max, limits.frame_max),
             traffic: Arc::default(),
             refusals,
@@ -261,6 +262,7 @@ impl ClientEndpointHandle {
             handshakes_failed: refusals.handshakes_failed.get(),
             hellos_refused: refusals.hellos_refused.get(),
             quota_refused: refusals.quota_refused.get(),
+            rate_limited: refusals.rate_limited.get(),
         }
     }
 

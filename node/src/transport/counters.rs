@@ -98,6 +98,8 @@ pub struct MeshCounters {
     pub hellos_refused: u64,
     /// Attempts refused because too many were half-open.
     pub quota_refused: u64,
+    /// Attempts passed over because they came too fast.
+    pub rate_limited: u64,
 }
 
 /// What the endpoint for clients counts.
@@ -131,6 +133,8 @@ pub struct ClientCounters {
     pub hellos_refused: u64,
     /// Attempts refused because of a quota.
     pub quota_refused: u64,
+    /// Attempts passed over because they came too fast.
+    pub rate_limited: u64,
 }
 
 /// Attempts that came to nothing.
@@ -140,4 +144,5 @@ pub(super) struct Refusals {
     pub(super) handshakes_failed: Count,
     pub(super) hellos_refused: Count,
     pub(super) quota_refused: Count,
+    pub(super) rate_limited: Count,
 }

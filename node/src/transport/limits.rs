@@ -1,7 +1,5 @@
-//! Every cap of the transport, the endpoint's settings that follow from them, and who may half-open a connection.
+//! Every cap of the transport, and the endpoint's settings that follow from them.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +25,28 @@ pub struct ClassLimits {
     pub inbound_bytes_max: usize,
 }
 
+/// A token bucket: so many a second in the long run, and so many at once after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once, at most; at least 1.
+    pub burst: u32,
+}
+
+/// Who may begin a handshake, which costs a signature and a key exchange before its key is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandshakeLimits {
+    /// Connections that have not said hello yet, in all.
+    pub half_open_max: usize,
+    /// Connections that have not said hello yet, of one address.
+    pub half_open_per_source_max: usize,
+    /// Handshakes of all addresses together.
+    pub all: Rate,
+    /// Handshakes of one address; in IPv6, of one network of 2^64 addresses.
+    pub per_source: Rate,
+}
+
 /// Caps of the peer mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerLimits {
@@ -46,10 +66,8 @@ pub struct PeerLimits {
     pub backoff_min: Duration,
     /// The longest pause before dialling again.
     pub backoff_max: Duration,
-    /// Connections that have not said hello yet, in all.
-    pub half_open_max: usize,
-    /// Connections that have not said hello yet, of one address.
-    pub half_open_per_source_max: usize,
+    /// Who may begin a handshake.
+    pub handshakes: HandshakeLimits,
 }
 
 impl Default for PeerLimits {
@@ -78,8 +96,12 @@ impl Default for PeerLimits {
             frame_time: Duration::from_secs(10),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
-            half_open_max: 64,
-            half_open_per_source_max: 32,
+            handshakes: HandshakeLimits {
+                half_open_max: 64,
+                half_open_per_source_max: 32,
+                all: Rate { per_second: 64, burst: 128 },
+                per_source: Rate { per_second: 32, burst: 64 },
+            },
         }
     }
 }
@@ -102,10 +124,8 @@ pub struct ClientLimits {
     pub connections_max: usize,
     /// Connections of one client key.
     pub connections_per_key_max: usize,
-    /// Connections that have not said hello yet, in all.
-    pub half_open_max: usize,
-    /// Connections that have not said hello yet, of one address.
-    pub half_open_per_source_max: usize,
+    /// Who may begin a handshake.
+    pub handshakes: HandshakeLimits,
     /// Largest payload from a client, bytes.
     pub frame_max: usize,
     /// Largest payload to a client, bytes.
@@ -131,8 +151,12 @@ impl Default for ClientLimits {
         Self {
             connections_max: 512,
             connections_per_key_max: 64,
-            half_open_max: 128,
-            half_open_per_source_max: 64,
+            handshakes: HandshakeLimits {
+                half_open_max: 128,
+                half_open_per_source_max: 64,
+                all: Rate { per_second: 256, burst: 512 },
+                per_source: Rate { per_second: 128, burst: 256 },
+            },
             frame_max: 4 << 20,
             reply_max: 8 << 20,
             queue_frames_max: 4 << 10,
@@ -195,70 +219,6 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// What to do with a connection attempt.
-pub(super) enum Admission {
-    /// Go on; the place is taken until the guard is dropped.
-    Admitted(HalfOpenGuard),
-    /// First let it prove that it receives packets at its address.
-    Retry,
-    /// There is no place.
-    Refused,
-}
-
-/// Counts connections between their first packet and their hello.
-///
-/// Invariant: at most `max` entries in all, and `per_source_max` of one address. Above half of `max`, only those whose
-/// address is proven get a place, so that forged addresses fill no more than half.
-#[derive(Debug)]
-pub(super) struct HalfOpen {
-    max: usize,
-    per_source_max: usize,
-    sources: Mutex<BTreeMap<IpAddr, usize>>,
-}
-
-impl HalfOpen {
-    pub(super) fn new(max: usize, per_source_max: usize) -> Arc<Self> {
-        Arc::new(Self { max, per_source_max, sources: Mutex::default() })
-    }
-
-    pub(super) fn admit(self: &Arc<Self>, incoming: &quinn::Incoming) -> Admission {
-        self.admit_source(incoming.remote_address().ip(), !incoming.may_retry())
-    }
-
-    fn admit_source(self: &Arc<Self>, source: IpAddr, proven: bool) -> Admission {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = sources.values().sum();
-        let here = sources.get(&source).copied().unwrap_or(0);
-        if total >= self.max || here >= self.per_source_max {
-            return Admission::Refused;
-        }
-        if total >= self.max / 2 && !proven {
-            return Admission::Retry;
-        }
-        sources.insert(source, here + 1);
-        Admission::Admitted(HalfOpenGuard { counts: Arc::clone(self), source })
-    }
-}
-
-/// One place among the half-open connections.
-#[derive(Debug)]
-pub(super) struct HalfOpenGuard {
-    counts: Arc<HalfOpen>,
-    source: IpAddr,
-}
-
-impl Drop for HalfOpenGuard {
-    fn drop(&mut self) {
-        let mut sources = self.counts.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                sources.remove(&self.source);
-            }
-        }
-    }
-}
-
 /// Lets one line a second into the log about what strangers can cause at will.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
@@ -282,25 +242,6 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn half_open_places_are_counted_per_source_and_in_all_and_come_back() {
-        let half_open = HalfOpen::new(4, 2);
-        let source = |last| IpAddr::from([127, 0, 0, last]);
-        let admit = |last, proven| match half_open.admit_source(source(last), proven) {
-            Admission::Admitted(guard) => Some(guard),
-            Admission::Retry | Admission::Refused => None,
-        };
-        let first = admit(1, false).expect("a place");
-        let _second = admit(1, false).expect("a place");
-        assert!(admit(1, true).is_none(), "the source has its share");
-        assert!(matches!(half_open.admit_source(source(2), false), Admission::Retry));
-        let _third = admit(2, true).expect("a place");
-        let _fourth = admit(3, true).expect("a place");
-        assert!(matches!(half_open.admit_source(source(4), true), Admission::Refused));
-        drop(first);
-        assert!(admit(4, true).is_some());
-    }
 
     #[test]
     fn the_same_key_recognises_its_reset_tokens_after_a_restart() {

@@ -13,6 +13,7 @@
 //! - `inbound`: the reader of one stream: frames, deadlines, credit.
 //! - [`peers`]: who is dialled, who is accepted, hello, which connection of a pair counts.
 //! - [`clients`]: the endpoint for clients, with quotas of its own.
+//! - `admission`: who may begin a handshake, and how often.
 //! - [`limits`]: every cap, in one place.
 //!
 //! # Bounded memory
@@ -24,6 +25,7 @@
 //! Frames of one class to one receiver arrive in order while the connection lasts. A frame may be lost at any time
 //! (a full lane, a broken connection); the protocols above send again what still matters.
 
+mod admission;
 pub mod clients;
 mod counters;
 mod inbound;
@@ -45,7 +47,7 @@ pub use clients::{
 };
 pub use counters::{ClientCounters, MeshCounters, PeerCounters};
 pub use inbound::Credit;
-pub use limits::{ClassLimits, ClientLimits, PeerLimits};
+pub use limits::{ClassLimits, ClientLimits, HandshakeLimits, PeerLimits, Rate};
 pub use peers::{Peer, PeerEvent, PeerMesh, PeerMeshConfig, PeerMeshHandle};
 pub use port::Port;
 pub use thread::TransportThread;

@@ -30,10 +30,11 @@ use conclave_crypto::framing::{ALPN_PEER, CloseCode, Hello, Role};
 use conclave_crypto::{Digest, PublicKey, SecretKey, tls};
 use tokio::sync::watch;
 
+use super::admission::Gate;
 use super::counters::{Refusals, Traffic};
 use super::inbound::{Pool, Pools};
 use super::lane::{Lane, LaneCaps, Pushed};
-use super::limits::{HalfOpen, Throttle, endpoint_config, harden};
+use super::limits::{Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
 use super::{
     Class, Delivery, MeshCounters, PeerCounters, PeerLimits, Port, TransportError, TransportThread,
@@ -109,7 +110,7 @@ struct Mesh {
     thread: Arc<ThreadCore>,
     endpoint: EndpointSlot,
     members: Members,
-    half_open: Arc<HalfOpen>,
+    gate: Arc<Gate>,
     refusals: Arc<Refusals>,
     warnings: Throttle,
     generations: AtomicU64,
@@ -153,7 +154,7 @@ impl PeerMesh {
         let refusals = Arc::new(Refusals::default());
         let allowed = allow_members(&members, &refusals);
         let mut server = tls::server_config(&config.key, allowed, ALPN_PEER)?;
-        harden(&mut server, &limits.transport, limits.half_open_max);
+        harden(&mut server, &limits.transport, limits.handshakes.half_open_max);
         let (address, socket) = config.port.into_parts();
         let endpoint = thread
             .core()
@@ -169,7 +170,7 @@ impl PeerMesh {
             thread: Arc::clone(thread.core()),
             endpoint,
             members,
-            half_open: HalfOpen::new(limits.half_open_max, limits.half_open_per_source_max),
+            gate: Gate::new(limits.handshakes),
             refusals,
             warnings: Throttle::default(),
             generations: AtomicU64::new(0),
@@ -271,6 +272,7 @@ impl PeerMeshHandle {
             handshakes_failed: refusals.handshakes_failed.get(),
             hellos_refused: refusals.hellos_refused.get(),
             quota_refused: refusals.quota_refused.get(),
+            rate_limited: refusals.rate_limited.get(),
         }
     }
 

@@ -8,9 +8,9 @@ use conclave_crypto::{PublicKey, tls};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
+use super::super::admission::Place;
 use super::super::inbound::{End, FrameReader, read_hello, write_hello};
 use super::super::lane::write_lane;
-use super::super::limits::{Admission, HalfOpenGuard};
 use super::{ClientConnectionId, ClientEvent, Connected, KeyPlace, Shared};
 
 /// Accepts connections until the endpoint is closed. Tasks are bounded by the quotas.
@@ -22,23 +22,13 @@ pub(super) async fn accept(shared: Arc<Shared>) {
             incoming.refuse();
             continue;
         }
-        match shared.half_open.admit(&incoming) {
-            Admission::Admitted(guard) => {
-                tokio::spawn(serve(Arc::clone(&shared), incoming, guard));
-            }
-            Admission::Retry => {
-                // It fails only for those who have proven their address, and they are not asked to.
-                let _ = incoming.retry();
-            }
-            Admission::Refused => {
-                shared.refusals.quota_refused.add(1);
-                incoming.refuse();
-            }
+        if let Some((incoming, place)) = shared.gate.admit(incoming, &shared.refusals) {
+            tokio::spawn(serve(Arc::clone(&shared), incoming, place));
         }
     }
 }
 
-async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, guard: HalfOpenGuard) {
+async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, place: Place) {
     let address = incoming.remote_address();
     let greeted = timeout(shared.limits.hello_time, async {
         let connection = incoming.await.map_err(|error| error.to_string())?;
@@ -47,7 +37,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, guard: HalfOpenGu
     });
     match greeted.await {
         Ok(Ok((connection, Ok(welcomed)))) => {
-            drop(guard);
+            drop(place);
             run(&shared, connection, welcomed).await;
         }
         Ok(Ok((connection, Err(end)))) => refuse(&shared, &connection, end),

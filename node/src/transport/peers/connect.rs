@@ -10,8 +10,8 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rand::RngExt as _;
 use tokio::time::timeout;
 
+use super::super::admission::Place;
 use super::super::inbound::{End, read_hello, write_hello};
-use super::super::limits::{Admission, HalfOpenGuard};
 use super::connection;
 use super::{Class, Member, Mesh};
 
@@ -23,24 +23,14 @@ const GOOD: Duration = Duration::from_secs(2);
 pub(super) async fn accept(mesh: Arc<Mesh>) {
     let Some(endpoint) = mesh.endpoint.endpoint() else { return };
     while let Some(incoming) = endpoint.accept().await {
-        match mesh.half_open.admit(&incoming) {
-            Admission::Admitted(guard) => {
-                tokio::spawn(serve(Arc::clone(&mesh), incoming, guard));
-            }
-            Admission::Retry => {
-                // It fails only for those who have proven their address, and they are not asked to.
-                let _ = incoming.retry();
-            }
-            Admission::Refused => {
-                mesh.refusals.quota_refused.add(1);
-                incoming.refuse();
-            }
+        if let Some((incoming, place)) = mesh.gate.admit(incoming, &mesh.refusals) {
+            tokio::spawn(serve(Arc::clone(&mesh), incoming, place));
         }
     }
 }
 
 /// One accepted connection, from its first packet to its end.
-async fn serve(mesh: Arc<Mesh>, incoming: quinn::Incoming, guard: HalfOpenGuard) {
+async fn serve(mesh: Arc<Mesh>, incoming: quinn::Incoming, place: Place) {
     let address = incoming.remote_address();
     let greeted = timeout(mesh.limits.hello_time, async {
         let connection = incoming.await.map_err(|error| error.to_string())?;
@@ -49,7 +39,7 @@ async fn serve(mesh: Arc<Mesh>, incoming: quinn::Incoming, guard: HalfOpenGuard)
     });
     match greeted.await {
         Ok(Ok((connection, Ok((member, send, receive))))) => {
-            drop(guard);
+            drop(place);
             connection::run(&mesh, &member, connection, send, receive).await;
         }
         Ok(Ok((connection, Err(end)))) => refuse(&mesh, &connection, end),

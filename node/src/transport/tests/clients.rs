@@ -196,6 +196,25 @@ fn connections_in_all_are_capped() {
 }
 
 #[test]
+fn handshakes_that_come_too_fast_wait_and_those_of_other_addresses_do_not() {
+    let node = Node::start(|limits| {
+        limits.handshakes.per_source = Rate { per_second: 1, burst: 3 };
+    });
+    let crowd: Vec<_> = (1..=4).map(client).collect();
+    let since = Instant::now();
+    // The sockets listen on any address of the loopback network.
+    let _first: Vec<_> = crowd[..3].iter().map(|client| session(client, &node)).collect();
+    let other = Rogue::on(SocketAddr::from(([127, 0, 0, 2], 0)), key(5), ALPN_CLIENT);
+    let _other = session(&other, &node);
+    assert_eq!(node.endpoint.counters().rate_limited, 0);
+    let _last = session(&crowd[3], &node);
+    assert!(since.elapsed() >= Duration::from_millis(900), "three at once, then one a second");
+    let counters = node.endpoint.counters();
+    assert!(counters.rate_limited > 0 && counters.quota_refused == 0, "{counters:?}");
+    node.thread.stop();
+}
+
+#[test]
 fn a_client_that_dribbles_a_frame_is_cut_and_others_are_served() {
     let node = Node::start(|limits| limits.frame_time = Duration::from_millis(200));
     let (slow, other) = (client(1), client(2));

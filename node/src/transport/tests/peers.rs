@@ -315,7 +315,7 @@ fn a_frame_that_never_ends_is_cut() {
 fn a_connection_without_hello_is_closed_and_its_place_comes_back() {
     let (node, rogue) = victim(|config| {
         config.limits.hello_time = Duration::from_millis(200);
-        config.limits.half_open_max = 2;
+        config.limits.handshakes.half_open_max = 2;
     });
     let silent: Vec<_> =
         (0..2).map(|_| rogue.connect(node.address(), node.public()).unwrap()).collect();
@@ -331,7 +331,7 @@ fn a_connection_without_hello_is_closed_and_its_place_comes_back() {
 fn half_open_connections_of_one_address_leave_room_for_others() {
     let (node, honest) = victim(|config| {
         config.limits.hello_time = DEADLINE;
-        config.limits.half_open_per_source_max = 4;
+        config.limits.handshakes.half_open_per_source_max = 4;
     });
     let crowd = Rogue::on(SocketAddr::from(([127, 0, 0, 3], 0)), key(1), ALPN_PEER);
     let places: Vec<_> =
