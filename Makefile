@@ -17,10 +17,13 @@ BIN := $(TARGET)/release
 CARGO := cargo
 # Options for `conclave demo`, as in `make demo DEMO=--fast`.
 DEMO ?=
+# How long `make fuzz` runs, and its options, as in `make fuzz FOR=10m FUZZ='--only receipt'`.
+FOR ?= 1m
+FUZZ ?=
 # Options for the micro-benchmarks, as in `make bench BENCH=engine`.
 BENCH ?=
 
-.PHONY: help build test demo bench tools
+.PHONY: help build test demo bench fuzz tools
 
 ## help: this list
 help:
@@ -47,6 +50,12 @@ demo: build
 bench:
 	.ci/tools build
 	$(CARGO) bench --profile release --locked -p conclave-benches -- $(BENCH)
+
+## fuzz: broken inputs for every decoder, as long as FOR says (make fuzz FOR=10m)
+fuzz:
+	.ci/tools build
+	$(CARGO) build --release --locked -p conclave-tests --bin conclave-fuzz
+	exec "$(BIN)/conclave-fuzz" --for $(FOR) --save "$(TARGET)/failing-input" $(FUZZ)
 
 ## tools: checks for what the build needs, and installs what it may
 tools:

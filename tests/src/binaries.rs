@@ -14,6 +14,12 @@ pub fn conclave_traitor() -> PathBuf {
     beside_this_test("conclave-traitor")
 }
 
+/// The fuzzer.
+#[must_use]
+pub fn conclave_fuzz() -> PathBuf {
+    beside_this_test("conclave-fuzz")
+}
+
 /// The client's program.
 #[must_use]
 pub fn conclave() -> PathBuf {

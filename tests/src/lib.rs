@@ -15,6 +15,7 @@ pub mod audit;
 pub mod binaries;
 pub mod cluster;
 pub mod command;
+pub mod fuzz;
 pub mod hosts;
 pub mod http;
 pub mod node;
