@@ -8,7 +8,7 @@ use conclave_config::node_config::{LogFormat, NodeHome};
 use conclave_config::{ExitCode, Protocol};
 use conclave_consensus::pbft::{Pbft, PbftConfig};
 use conclave_node::commands::{CommandError, init, keygen, ledger, testnet};
-use conclave_node::server::{self, EngineStart, Recovered, Recovery, Shutdown};
+use conclave_node::server::{self, EngineStart, Recovered, Recovery, Shutdown, Unrecoverable};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
@@ -117,7 +117,14 @@ fn start(args: StartArgs) -> Result<(), CommandError> {
 fn recover_pbft(from: Recovery) -> Recovered<Pbft> {
     let Recovery { id, key, genesis, seed, records, tip, now } = from;
     let config = PbftConfig { id, key, genesis, seed };
-    Pbft::recover(config, records, tip, now).map_err(|error| error.to_string())
+    Pbft::recover(config, records, tip, now).map_err(|error| {
+        let reason = error.to_string();
+        if error.is_of_the_journal() {
+            Unrecoverable::Journal(reason)
+        } else {
+            Unrecoverable::Ledger(reason)
+        }
+    })
 }
 
 fn log_to_stderr(asked: Option<Format>, home: &NodeHome) {

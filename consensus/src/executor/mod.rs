@@ -45,6 +45,7 @@ use crate::types::{Sequence, Timestamp};
 use crate::view::{BlockView, Overlay};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use conclave_crypto::merkle::MerkleTree;
 use conclave_crypto::signature::Signed;
 use std::sync::Arc;
@@ -314,6 +315,7 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         };
         match self.sessions.admit(view, request, place)? {
             Admission::Duplicate(Place { height, index }) => {
+                mark!("a request is executed a second time and answered as a duplicate");
                 return Ok(Outcome::Duplicate { height, index });
             }
             Admission::Refused(refusal) => return Ok(Outcome::Refused(refusal)),

@@ -16,6 +16,7 @@ use crate::view::Overlay;
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
+use conclave_crypto::mark;
 use std::sync::Arc;
 
 /// Why a ledger cannot be opened.
@@ -92,9 +93,11 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             storage,
         };
         if let Some(swap) = interrupted {
+            mark!("a swap of state that was cut off goes on");
             executor.swap(swap)?;
         }
         if let Some(certificate) = executor.diverged.clone() {
+            mark!("blocks that differ were being set aside at the start");
             // The power may have failed while blocks were set aside.
             executor.set_aside(&certificate)?;
         }

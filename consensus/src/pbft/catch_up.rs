@@ -13,6 +13,7 @@ use crate::message::Batch;
 use crate::types::{Epoch, ReplicaId, Sequence};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -134,6 +135,7 @@ impl Pbft {
         let bytes = message.body_bytes() + VOTE_BYTES;
         let peer = self.fetching.peers.entry(from).or_default();
         if peer.future.len() >= FUTURE_MAX || peer.future_bytes + bytes > FUTURE_BYTES_MAX {
+            mark!("the buffer of later views is full");
             return self.reject(from, Reject::Cap("messages of later views"));
         }
         peer.future_bytes += bytes;
@@ -147,6 +149,7 @@ impl Pbft {
             let Some(peer) = self.fetching.peers.get_mut(&from) else { continue };
             peer.future_bytes = 0;
             for message in std::mem::take(&mut peer.future) {
+                mark!("a message of a later view was kept for it");
                 self.on_message(from, message);
             }
         }

@@ -12,6 +12,7 @@ use crate::message::{Checkpoint, CheckpointCertificate, CheckpointVote};
 use crate::pbft::message::Message;
 use crate::types::{Epoch, ReplicaId, Sequence};
 use crate::wire;
+use conclave_crypto::mark;
 use conclave_crypto::signature::Signed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -143,6 +144,7 @@ impl Pbft {
             if known.value == vote.value {
                 return self.reject(from, Reject::Known);
             }
+            mark!("two CHECKPOINTs for one height");
             let evidence = two_values(from, known, &vote);
             self.accuse(evidence);
             return self.reject(from, Reject::Protocol("two CHECKPOINTs for one height"));
@@ -173,6 +175,7 @@ impl Pbft {
         {
             return self.reject(from, Reject::Known);
         }
+        mark!("a stable checkpoint is taken from a peer");
         self.adopt_stable(certificate);
     }
 
@@ -234,6 +237,7 @@ impl Pbft {
                 self.checkpoints.own = self.checkpoints.own.split_off(&height.next());
                 self.out.push(Effect::Stable(certificate));
             } else if !self.checkpoints.diverged {
+                mark!("the ledger differs from a stable checkpoint");
                 self.checkpoints.diverged = true;
                 self.out.push(Effect::Diverged(certificate));
             }
@@ -257,6 +261,7 @@ impl Pbft {
         };
         if fresh {
             self.checkpoints.installing = Some((height, self.now_ms));
+            mark!("state transfer is asked for");
             self.out.push(Effect::Install(CheckpointCertificate::clone(&certificate)));
         }
     }
@@ -264,6 +269,7 @@ impl Pbft {
     /// State transfer put this certified state in place.
     pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate) {
         let height = certificate.checkpoint.height;
+        mark!("certified state was installed");
         self.checkpoints.installing = None;
         self.checkpoints.diverged = false;
         // Exactly there: a ledger that had differed is handed the blocks above once more.

@@ -15,6 +15,7 @@ use crate::engine::{Committed, Effect, Era, NextEpoch, Reject, To};
 use crate::message::{Change, EpochEnd, Rejoin};
 use crate::types::{Epoch, ReplicaId, Sequence, View};
 use crate::wire;
+use conclave_crypto::mark;
 use conclave_crypto::signature::Signed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl Pbft {
     pub(super) fn end_epoch(&mut self, next: NextEpoch) {
         let end = next.header.height;
         self.epochs.delivered = None;
+        mark!("a change ends the epoch");
         self.epochs.ending = Some(next);
         self.fetching.void_above(end);
         self.finish_epoch();
@@ -86,6 +88,7 @@ impl Pbft {
     pub(super) fn on_epoch_end(&mut self, from: ReplicaId, end: Arc<EpochEnd>) {
         if end.header.epoch == self.epoch() {
             self.start_epoch(end);
+            mark!("the end of an epoch is taken from a peer");
         } else {
             self.reject(from, Reject::Known);
         }
@@ -159,6 +162,7 @@ impl Pbft {
             && rejoin.value.replica == self.signer.id
             && rejoin.value.nonce == marker.nonce
         {
+            mark!("an epoch begins by the own nonce");
             marker.since = Some(end.next.epoch);
             let bytes = wire::encode(marker);
             self.persist(record::REJOIN, bytes);
@@ -225,6 +229,7 @@ impl Pbft {
         {
             self.epochs.delivered = None;
             self.epochs.rejoins.remove(&replica);
+            mark!("execution refuses a Rejoin");
             self.epochs.refused.insert(replica, self.now_ms + REFUSED_MS);
         }
     }

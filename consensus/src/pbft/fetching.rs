@@ -12,6 +12,7 @@ use crate::engine::{Committed, Effect, Reject, To};
 use crate::message::Batch;
 use crate::types::{ReplicaId, Sequence};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -111,6 +112,7 @@ impl Pbft {
         self.fetching.peers.entry(from).or_default().busy_since_ms = None;
         let wanted = self.log.get_mut(&sequence).filter(|it| it.wanted == Some(batch.digest()));
         let Some(instance) = wanted else { return self.reject(from, Reject::Known) };
+        mark!("a batch is fetched by its digest");
         instance.kept = instance.wanted.take();
         instance.keep(batch);
         self.fetching.wants.remove(&sequence);
@@ -134,6 +136,7 @@ impl Pbft {
             let due = peer.supplied_ms.is_none_or(|last| now >= last + SUPPLY_MS);
             if due && let Some(after) = peer.owed.take() {
                 peer.supplied_ms = Some(now);
+                mark!("a laggard is supplied from the ledger");
                 self.out.push(Effect::Supply { to: *id, after });
             }
         }
@@ -178,6 +181,7 @@ impl Pbft {
     }
 
     fn ask_decided(&mut self, from: ReplicaId, after: Sequence) {
+        mark!("decided batches are asked for");
         self.fetching.decided = Some(DecidedFetch { from, after, heard_ms: self.now_ms });
         self.send_after(To::One(from), Message::FetchDecided { after }, 0);
     }

@@ -14,6 +14,7 @@ use crate::message::kind;
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use conclave_crypto::signature::Signature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -114,6 +115,7 @@ impl Pbft {
             });
         }
         for (sequence, digest) in missing {
+            mark!("NEW-VIEW waits for a batch that O names");
             self.want(sequence, digest);
         }
     }
@@ -127,6 +129,7 @@ impl Pbft {
     }
 
     fn build_new_view(&mut self, changes: Vec<Arc<Sealed<ViewChange>>>, proposals: &Proposals) {
+        mark!("NEW-VIEW built");
         let (epoch, view) = (self.epoch(), self.view);
         let votes: Vec<Vote> = proposals
             .digests
@@ -156,6 +159,7 @@ impl Pbft {
         let pending = self.changes.pending.get(&leader).map(|it| Arc::clone(&it.new_view));
         for known in [pending, self.changes.new_view.clone()].into_iter().flatten() {
             if known.value().view == view && known.name() != message.name() {
+                mark!("two NEW-VIEWs for one view");
                 self.accuse(two_values(leader, &known.signed, &message.signed));
                 return self.reject(from, Reject::Protocol("two NEW-VIEWs for one view"));
             }
@@ -184,6 +188,7 @@ impl Pbft {
         let Some(pending) = self.changes.pending.get(&leader) else { return };
         let (to, missing) = (To::One(pending.from), pending.missing());
         for name in missing {
+            mark!("a VIEW-CHANGE that NEW-VIEW names is fetched");
             self.send_after(to, Message::FetchViewChange { name }, 0);
         }
     }
@@ -243,6 +248,7 @@ impl Pbft {
         let fits =
             found.iter().all(|(id, it)| it.value().replica == *id && it.value().view == value.view);
         if !fits {
+            mark!("V of NEW-VIEW is of another view");
             self.accuse(unfounded_new_view(leader, &new_view, found.values()));
             return self.reject(from, Reject::Protocol("V of NEW-VIEW is not of its view"));
         }
@@ -253,6 +259,7 @@ impl Pbft {
         let claimed =
             value.proposals.iter().map(|vote| (vote.statement.sequence, vote.statement.digest));
         if !claimed.eq(proposals.digests.iter().copied()) {
+            mark!("O of NEW-VIEW does not follow from V");
             self.accuse(unfounded_new_view(leader, &new_view, found.values()));
             return self.reject(from, Reject::Protocol("O of NEW-VIEW does not follow from V"));
         }
@@ -266,6 +273,7 @@ impl Pbft {
         }
         if value.view > self.view {
             self.leave_view(value.view);
+            mark!("a view is entered without an own VIEW-CHANGE");
         }
         self.enter_view(new_view, changes, &proposals);
     }
@@ -324,6 +332,7 @@ impl Pbft {
             let instance = self.log.entry(sequence).or_default();
             instance.proposal = Some(*vote);
             if digest == null.digest() {
+                mark!("a gap is filled with a null batch");
                 instance.keep(Arc::clone(&null));
             }
             open.push(sequence);
@@ -354,6 +363,7 @@ impl Pbft {
 
     /// Two certificates of one view for one slot: more than f replicas are faulty.
     fn collusion(&mut self, conflict: Conflict) {
+        mark!("two certificates of one view for one slot");
         let Conflict(pair) = conflict;
         let (first, second) = *pair;
         let view = first.statement.view;

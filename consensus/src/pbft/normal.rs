@@ -17,6 +17,7 @@ use crate::requests::{Offered, Origin};
 use crate::types::{ReplicaId, Sequence};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use std::sync::Arc;
 
 /// Bytes of requests in one FORWARD.
@@ -316,6 +317,7 @@ impl Pbft {
         first: &Vote,
         second: &Vote,
     ) {
+        mark!("two votes for one slot");
         self.accuse(two_votes(culprit, kind, first, second));
         self.reject(culprit, Reject::Protocol("two votes for one slot"));
     }

@@ -11,6 +11,7 @@ use super::message::{Message, OwnVotes, Vote};
 use crate::engine::{Effect, Reject, To};
 use crate::message::kind;
 use crate::types::{Epoch, ReplicaId, Sequence, View};
+use conclave_crypto::mark;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ impl Pbft {
 
     /// Says that the journal is proven rolled back; nothing is signed from here on.
     pub(super) fn rolled_back(&mut self, reason: String) {
+        mark!("the journal is proven rolled back");
         if !self.rolled_back {
             self.rolled_back = true;
             self.out.push(Effect::RolledBack { reason });
@@ -175,6 +177,7 @@ impl Pbft {
         let Some(probe) = &mut self.probe else { return };
         probe.answers.insert(from);
         if probe.answers.len() >= needed {
+            mark!("a quorum knows of no forgotten vote");
             self.probe = None;
             self.resume();
         }

@@ -5,9 +5,7 @@
 //! is journaled and which the ledger lost are handed over again.
 
 use super::catch_up::Fetching;
-use super::certificate::{
-    CertificateError, CommitCertificate, PreparedCertificate, keys_of, primary,
-};
+use super::certificate::{CertificateError, CommitCertificate, PreparedCertificate, keys_of};
 use super::checkpoint::Checkpoints;
 use super::epoch::Epochs;
 use super::message::{Message, Sealed, ViewChange, Vote};
@@ -23,6 +21,7 @@ use crate::requests::RequestQueue;
 use crate::types::{Epoch, Sequence, Timestamp, View};
 use crate::wire;
 use conclave_crypto::digest::{Digest, digest};
+use conclave_crypto::mark;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -33,7 +32,9 @@ pub enum RecoverError {
     #[error("the journal is not one that init made; this replica must rejoin")]
     Missing,
     /// A record is no encoding of what its slot holds.
-    #[error("the journal's record {0:?} is damaged; this replica must rejoin")]
+    #[error(
+        "the journal's record {0:?} is damaged, or lacks what only the lost ledger told; this replica must rejoin"
+    )]
     Damaged(Slot),
     /// The ledger is in a later epoch than the journal: the journal is an old copy.
     #[error("the journal is older than the ledger; this replica must rejoin")]
@@ -44,6 +45,17 @@ pub enum RecoverError {
     /// The members' keys cannot be used.
     #[error("a member's key is unusable: {0}")]
     Key(#[from] CertificateError),
+}
+
+impl RecoverError {
+    /// Whether a new journal, and a Rejoin, would help.
+    #[must_use]
+    pub fn is_of_the_journal(&self) -> bool {
+        match self {
+            Self::Missing | Self::Damaged(_) | Self::RolledBack => true,
+            Self::Epochs | Self::Key(_) => false,
+        }
+    }
 }
 
 /// The journal as read, by slot.
@@ -181,6 +193,7 @@ impl Pbft {
         let newest = journal.read::<EpochEnd>(record::EPOCH)?;
         let newest = newest.map_or(Epoch(0), |end| end.next.epoch);
         if newest < self.epoch() && self.epochs.marker.is_none() {
+            mark!("the journal is older than the ledger");
             return Err(RecoverError::RolledBack);
         }
         for sequence in journal.sequences() {
@@ -254,6 +267,7 @@ impl Pbft {
             .read::<Reserved>(record::RESERVED)?
             .filter(|it| it.epoch == self.epoch() && it.view == self.view);
         if let Some(Reserved { through, .. }) = reserved {
+            mark!("a start finds a reservation");
             self.signer.found(self.view, through);
             self.reserved.push_back((through, 0));
         }
@@ -325,6 +339,7 @@ impl Pbft {
         if sequence > self.low {
             let instance = self.log.entry(sequence).or_default();
             instance.decided = Some(Arc::new(mark));
+            mark!("a journaled decision is handed over again");
             instance.keep(batch);
         } else {
             self.fetching.keep_decided(self.delivered, sequence, &mark, &batch);
@@ -345,9 +360,9 @@ impl Pbft {
         probe.view = reserved.map_or(View(0), |it| it.view);
         probe.through = reserved.map_or(self.base, |it| it.through);
         probe.view_change = self.changes.newest.get(&id).map_or(View(0), |it| it.value().view);
+        // One record holds the newest NEW-VIEW, whoever led: an own one below it was journaled before.
         let new_view = self.changes.new_view.as_ref().map(|it| it.value().view);
-        let led = new_view.filter(|view| primary(&self.membership, *view) == id);
-        probe.new_view = led.unwrap_or(View(0));
+        probe.new_view = new_view.unwrap_or(View(0));
         probe.checkpoint = self.checkpoints.last.max(self.low);
         self.probe = Some(probe);
         Ok(())

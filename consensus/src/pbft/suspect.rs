@@ -10,6 +10,7 @@ use super::message::Message;
 use crate::engine::{Reject, To};
 use crate::message::Batch;
 use crate::types::{ClientId, Epoch, ReplicaId, View};
+use conclave_crypto::mark;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A view change waits at most this many times the base timeout.
@@ -102,6 +103,7 @@ impl Pbft {
     /// was within the base timeout.
     pub(super) fn on_request_decided(&mut self, waited_ms: u64) {
         if waited_ms <= self.base_timeout_ms() {
+            mark!("timeouts are normal again");
             self.suspicion.timeout_ms = self.base_timeout_ms();
         }
     }
@@ -148,10 +150,14 @@ impl Pbft {
             let message = Message::Suspect { epoch: self.epoch(), view: self.view };
             self.send_after(To::Others, message, 0);
         }
+        if !self.suspicion.expired && suspecting.len() >= self.quorum().weak() {
+            mark!("f+1 SUSPECTs are joined");
+        }
         suspecting.insert(self.id());
         if suspecting.len() >= self.quorum().quorum() {
             if self.suspicion.expired {
                 self.double_timeout();
+                mark!("a quorum suspects because requests are overdue");
             }
             self.start_view_change(self.view.next());
         }
@@ -185,7 +191,11 @@ impl Pbft {
             .get(&next)
             .and_then(super::log::Instance::proposed)
             .is_some_and(|digest| self.signer.unreserved(self.view, next, &digest));
-        next <= through && !named
+        let abstains = next <= through && !named;
+        if abstains {
+            mark!("a start abstains at the next sequence");
+        }
+        abstains
     }
 
     /// A backup times the primary by what it forwarded itself; see Clement et al. (NSDI'09) for
@@ -220,6 +230,7 @@ impl Pbft {
         }
         let best = suspicion.medians.iter().min().copied().unwrap_or(0);
         if median(&suspicion.samples) > SLOW_MS.max(SLOW_FACTOR * best) {
+            mark!("a primary is found slow");
             suspicion.slow_judged_ms = Some(self.now_ms);
             suspicion.slow_until_ms = self.now_ms + self.limits.view_change_timeout_ms;
         }

@@ -13,6 +13,7 @@ use crate::engine::{Reject, To};
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -68,6 +69,7 @@ impl Pbft {
             return self.reject(from, Reject::Protocol("VIEW-CHANGE without proof of h"));
         }
         if let Some(reason) = self.rollback_in_certificates(&change.prepared) {
+            mark!("a certificate proves a rollback");
             return self.rolled_back(reason);
         }
         if let Some(certificate) = &change.certificate {
@@ -81,6 +83,7 @@ impl Pbft {
         let sender = change.replica;
         if let Some(known) = self.changes.newest.get(&sender).cloned() {
             if known.value().view == change.view && known.name() != message.name() {
+                mark!("two VIEW-CHANGEs for one view");
                 self.changed_twice(sender, &known, &message);
                 return self.reject(from, Reject::Protocol("two VIEW-CHANGEs for one view"));
             }
@@ -118,6 +121,7 @@ impl Pbft {
         if above.len() >= self.quorum().weak()
             && let Some(smallest) = above.into_iter().min()
         {
+            mark!("f+1 VIEW-CHANGEs above the own view are joined");
             self.start_view_change(smallest);
         }
     }
@@ -126,6 +130,9 @@ impl Pbft {
     pub(super) fn start_view_change(&mut self, view: View) {
         if !self.can_sign() || view <= self.view {
             return;
+        }
+        if !self.active {
+            mark!("a view change during a view change");
         }
         self.leave_view(view);
         let change = ViewChange {
@@ -188,6 +195,7 @@ impl Pbft {
         if self.changes.deadline_ms.is_some_and(|deadline| self.now_ms >= deadline)
             && self.can_sign()
         {
+            mark!("the timer of a view change expires");
             self.double_timeout();
             self.start_view_change(self.view.next());
         }

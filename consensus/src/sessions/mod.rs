@@ -27,6 +27,7 @@ use crate::storage::{Storage, StorageError, Table};
 use crate::types::{ClientId, RequestNumber, Sequence, SessionId};
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,6 +140,7 @@ impl SessionTable {
             return Ok(if record.open.iter().any(same) {
                 Ok(session)
             } else {
+                mark!("an OpenSession with a wrong count is refused");
                 Err(Refusal::OpenCount { opened: record.opened })
             });
         }
@@ -146,6 +148,7 @@ impl SessionTable {
             self.close(view, client, record.open.remove(at).session)?;
         }
         if record.open.len() >= OPEN_MAX {
+            mark!("the session idle longest is closed for a new one");
             let at = self.idle_longest(view, client, &record.open)?;
             self.close(view, client, record.open.remove(at).session)?;
         }
@@ -222,13 +225,17 @@ impl SessionTable {
         session.used = place;
         self.records -= session.raise_fence(request.acknowledged().0);
         if number.0 <= session.fence {
+            mark!("a request below the fence is stale");
             return Ok(Admission::Refused(Refusal::Stale(number)));
         }
         Ok(match session.find(number.0) {
             Some(recorded) if recorded.request == request.digest() => {
                 Admission::Duplicate(recorded.place)
             }
-            Some(_) => Admission::Refused(Refusal::Conflict(number)),
+            Some(_) => {
+                mark!("one number with two bodies");
+                Admission::Refused(Refusal::Conflict(number))
+            }
             None => Admission::Fresh,
         })
     }

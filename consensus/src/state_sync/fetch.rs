@@ -8,6 +8,7 @@ use super::{Expected, staged_node, staged_value_key};
 use crate::state_trie::{Leaf, Node, Position, replicated, root_digest};
 use crate::storage::{Snapshot, StorageError, Table, WriteBatch};
 use crate::types::ReplicaId;
+use conclave_crypto::mark;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -196,6 +197,7 @@ impl StateSync {
         } else if self.flights.is_empty() && !self.remote.is_empty() && !self.starved {
             let hopeless = |peer: &Peer| peer.faulty || peer.unavailable;
             if self.peers.values().all(hopeless) {
+                mark!("no peer serves the target any more");
                 self.starved = true;
                 actions.push(SyncAction::NeedTarget);
             }
@@ -283,6 +285,7 @@ impl StateSync {
                     let Some(child) = child else { continue };
                     let (below, summary) = own.child(&position, nibble);
                     if summary == Some(child) {
+                        mark!("an equal subtree is skipped");
                         self.progress.skipped += child.count;
                         continue;
                     }
@@ -363,6 +366,7 @@ impl StateSync {
         let peer = self.peers.entry(from).or_default();
         match what {
             Some(what) => {
+                mark!("a peer is blamed for a chunk");
                 peer.faulty = true;
                 actions.push(SyncAction::Blame { peer: from, what });
             }

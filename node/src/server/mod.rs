@@ -78,7 +78,16 @@ pub struct Recovery {
 }
 
 /// An engine and what must be done first, or why it cannot start.
-pub type Recovered<E> = Result<(E, Vec<Effect<<E as Engine>::Message>>), String>;
+pub type Recovered<E> = Result<(E, Vec<Effect<<E as Engine>::Message>>), Unrecoverable>;
+
+/// Why an engine cannot start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unrecoverable {
+    /// The journal is not one that this ledger can go on with; the replica can ask to rejoin.
+    Journal(String),
+    /// Not even with a new journal.
+    Ledger(String),
+}
 
 /// How an engine comes into being. Whoever chooses the engine gives these, so that only the choice
 /// names it.
@@ -163,6 +172,7 @@ impl Node {
     ) -> Result<Ended, NodeError> {
         let failure = Arc::new(Failure::default());
         shutdown.watch(&failure);
+        let distrusted = rolled_back.is_some();
         let mut ledger = self.open_ledger()?;
         let recorded = ledger.recorded_journal_number()?;
         let (journal, records) = self.open_journal(recorded, rolled_back, start.rejoin_marker)?;
@@ -184,7 +194,16 @@ impl Node {
             tip: executor.tip()?,
             now: wall(),
         };
-        let (engine, recovered) = (start.recover)(recovery).map_err(NodeError::Recover)?;
+        let (engine, recovered) = match (start.recover)(recovery) {
+            Ok(recovered) => recovered,
+            // As when it lies in a directory that was lost: once, for a new journal can be recovered from.
+            Err(Unrecoverable::Journal(reason)) if !distrusted => {
+                return Ok(Ended::RolledBack(reason));
+            }
+            Err(Unrecoverable::Journal(reason) | Unrecoverable::Ledger(reason)) => {
+                return Err(NodeError::Recover(reason));
+            }
+        };
         tracing::info!(height = executor.height().0, engine = %engine, "recovered");
         let start = Start { ports, engine, recovered, executor, ledger: ledger.clone(), journal };
         let threads = Threads::start(self, start, &failure)?;

@@ -12,7 +12,67 @@ pub struct Mark {
 }
 
 /// All marks, as a test compares them with the sources.
-pub const MARKS: &[Mark] = &[];
+pub const MARKS: &[Mark] = &[
+    required("NEW-VIEW built"),
+    required("NEW-VIEW waits for a batch that O names"),
+    required("O of NEW-VIEW does not follow from V"),
+    required("V of NEW-VIEW is of another view"),
+    required("a VIEW-CHANGE that NEW-VIEW names is fetched"),
+    required("a batch is fetched by its digest"),
+    required("a block that differs is set aside"),
+    required("a certificate proves a rollback"),
+    required("a change ends the epoch"),
+    required("a gap is filled with a null batch"),
+    required("a journaled decision is handed over again"),
+    required("a laggard is supplied from the ledger"),
+    required("a message of a later view was kept for it"),
+    required("a peer is blamed for a chunk"),
+    required("a primary is found slow"),
+    required("a quorum knows of no forgotten vote"),
+    required("a quorum suspects because requests are overdue"),
+    required("a request below the fence is stale"),
+    required("a request is executed a second time and answered as a duplicate"),
+    required("a stable checkpoint is taken from a peer"),
+    required("a start abstains at the next sequence"),
+    required("a start finds a reservation"),
+    required("a swap of state that was cut off goes on"),
+    required("a view change during a view change"),
+    required("a view is entered without an own VIEW-CHANGE"),
+    required("an OpenSession with a wrong count is refused"),
+    required("an epoch begins by the own nonce"),
+    required("an equal subtree is skipped"),
+    required("blocks that differ were being set aside at the start"),
+    required("certified state was installed"),
+    required("decided batches are asked for"),
+    required("execution refuses a Rejoin"),
+    required("f+1 SUSPECTs are joined"),
+    required("f+1 VIEW-CHANGEs above the own view are joined"),
+    required("no peer serves the target any more"),
+    required("one number with two bodies"),
+    required("state transfer is asked for"),
+    required("the buffer of later views is full"),
+    required("the end of an epoch is taken from a peer"),
+    required("the journal is older than the ledger"),
+    required("the journal is proven rolled back"),
+    required("the ledger differs from a stable checkpoint"),
+    required("the session idle longest is closed for a new one"),
+    required("the timer of a view change expires"),
+    required("timeouts are normal again"),
+    required("two CHECKPOINTs for one height"),
+    required("two NEW-VIEWs for one view"),
+    required("two VIEW-CHANGEs for one view"),
+    required("two certificates of one view for one slot"),
+    required("two votes for one slot"),
+];
+
+const fn required(name: &'static str) -> Mark {
+    Mark { name, required: true }
+}
+
+/// Reached by few seeds, or only by attacks that a suite may leave out.
+const fn rare(name: &'static str) -> Mark {
+    Mark { name, required: false }
+}
 
 /// How often each mark was reached.
 #[derive(Clone, Debug, Default)]

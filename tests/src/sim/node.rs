@@ -13,7 +13,9 @@ use super::gateway::Routes;
 use super::keys;
 use super::transfer::{StateAt, Transfer};
 use conclave_consensus::engine::Committed;
-use conclave_consensus::engine::{Checkpointed, Engine, EngineStatus, Horizon, Input};
+use conclave_consensus::engine::{
+    Checkpointed, Effect, Engine, EngineStatus, Horizon, Input, Slot,
+};
 use conclave_consensus::executor::{CheckpointJob, Executor, LedgerReader};
 use conclave_consensus::kv::KeyValueStore;
 use conclave_consensus::message::{CheckpointCertificate, EpochEnd, SignedRequest};
@@ -32,6 +34,12 @@ pub(super) const DRAIN_MAX: usize = 512;
 
 /// Frames of one peer that wait in front of the replica thread at most, as in the node.
 pub(super) const PEER_ITEMS_MAX: usize = 8192;
+
+/// A journal as it is read.
+type Records = Vec<(Slot, Vec<u8>)>;
+
+/// What a process begins with.
+type Recovered = (Executor<LedgerDisk, KeyValueStore>, Pbft, Vec<Effect<Message>>);
 
 /// What reaches the replica thread.
 #[derive(Debug)]
@@ -206,11 +214,14 @@ impl Node {
         self.process.as_ref().and_then(|process| process.ended.clone())
     }
 
-    /// Whether it runs, votes, and has nothing to fetch.
+    /// Whether it runs, has nothing to fetch, and votes or waits in a view that the others have not come to: it asked
+    /// for that one with others who forgot it, and its VIEW-CHANGE stands for the next time that somebody asks.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub fn is_settled(&self, view: u64) -> bool {
         self.process.as_ref().is_some_and(|process| {
-            process.status.normal && !process.fetching && process.executor.diverged().is_none()
+            let waits = process.status.view > view && process.status.role != "rejoining";
+            let stands = process.status.normal || waits;
+            stands && !process.fetching && process.executor.diverged().is_none()
         })
     }
 
@@ -318,37 +329,21 @@ impl Node {
         if self.full {
             return false;
         }
-        let (records, lost) = match self.journal.read(self.ledger.recorded()) {
-            Ok(records) => (records, false),
-            Err(_) => {
-                let nonce = Digest::from_bytes(fabric.random.bytes());
-                self.journal.begin_again(self.ledger.recorded(), nonce);
-                let read = self.journal.read(0);
-                (read.expect("a new journal can be read"), true)
-            }
-        };
-        if lost {
-            self.lost = Some(Loss::Known);
-        }
-        self.durable.store(self.journal.number(), Ordering::Relaxed);
+        let (records, lost) = self.read_journal(fabric);
         self.boot += 1;
-        let key = keys::replica(self.id);
-        let id = ReplicaId(self.id);
-        let ledger = Arc::clone(&self.ledger);
-        let genesis = &fabric.genesis;
-        let Ok(executor) = Executor::open(ledger, KeyValueStore, genesis, id, Arc::clone(&key))
-        else {
-            self.last_end = Some(Ended::Disk("the ledger does not open".to_owned()));
-            return false;
+        let recovered = match self.recover(fabric, records) {
+            // As in the node: what cannot be understood is as good as lost, once.
+            Err(Ended::Failed(_)) if !lost && self.is_faulty() => {
+                self.journal.lose();
+                let records = self.read_journal(fabric).0;
+                self.recover(fabric, records)
+            }
+            other => other,
         };
-        let config =
-            PbftConfig { id, key, genesis: Arc::clone(genesis), seed: fabric.random.draw() };
-        let tip = executor.tip().expect("memory can be read");
-        let wall = fabric.wall(self.skew_ms);
-        let (engine, effects) = match Pbft::recover(config, records, tip, wall) {
+        let (executor, engine, effects) = match recovered {
             Ok(recovered) => recovered,
-            Err(error) => {
-                self.last_end = Some(Ended::Failed(format!("it cannot recover: {error}")));
+            Err(ended) => {
+                self.last_end = Some(ended);
                 return false;
             }
         };
@@ -358,6 +353,39 @@ impl Node {
         fabric.saw(&Fact::Started { replica: self.id, boot: self.boot });
         self.carry_out(fabric, step);
         true
+    }
+
+    /// The journal's records, or those of a new one where it cannot be trusted.
+    fn read_journal(&mut self, fabric: &mut Fabric) -> (Records, bool) {
+        let recorded = self.ledger.recorded();
+        let (records, lost) = match self.journal.read(recorded) {
+            Ok(records) => (records, false),
+            Err(_) => {
+                let nonce = Digest::from_bytes(fabric.random.bytes());
+                self.journal.begin_again(recorded, nonce);
+                self.lost = Some(Loss::Known);
+                let read = self.journal.read(recorded);
+                (read.expect("a new journal can be read"), true)
+            }
+        };
+        self.durable.store(self.journal.number(), Ordering::Relaxed);
+        (records, lost)
+    }
+
+    fn recover(&self, fabric: &mut Fabric, records: Records) -> Result<Recovered, Ended> {
+        let key = keys::replica(self.id);
+        let id = ReplicaId(self.id);
+        let ledger = Arc::clone(&self.ledger);
+        let genesis = &fabric.genesis;
+        let executor = Executor::open(ledger, KeyValueStore, genesis, id, Arc::clone(&key))
+            .map_err(|_| Ended::Disk("the ledger does not open".to_owned()))?;
+        let seed = fabric.random.draw();
+        let config = PbftConfig { id, key, genesis: Arc::clone(genesis), seed };
+        let tip = executor.tip().expect("memory can be read");
+        let wall = fabric.wall(self.skew_ms);
+        let (engine, effects) = Pbft::recover(config, records, tip, wall)
+            .map_err(|error| Ended::Failed(format!("it cannot recover: {error}")))?;
+        Ok((executor, engine, effects))
     }
 
     fn begin(

@@ -564,7 +564,9 @@ impl World {
     /// Every correct replica votes, at the height of all others, and has nothing to fetch.
     fn all_caught_up(&self) -> bool {
         let mut correct = self.nodes.iter().filter(|node| node.traitor.is_none());
-        let settled = correct.clone().all(Node::is_settled);
+        let voting = correct.clone().filter_map(Node::status).filter(|status| status.normal);
+        let view = voting.map(|status| status.view).max().unwrap_or(u64::MAX);
+        let settled = correct.clone().all(|node| node.is_settled(view));
         let heights: BTreeSet<Option<Sequence>> = correct.by_ref().map(Node::height).collect();
         settled && heights.len() == 1
     }
