@@ -47,7 +47,7 @@ pub use simulated::*;
 
 #[cfg(feature = "simulation")]
 mod simulated {
-    use crate::keys::PublicKey;
+    use crate::keys::{KeyError, PublicKey, VerifyingKey};
     use crate::signature::Signature;
     use sha2::Digest as _;
     use std::cell::{Cell, RefCell};
@@ -57,6 +57,7 @@ mod simulated {
         static MARKS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
         static MISTAKE: Cell<Option<&'static str>> = const { Cell::new(None) };
         static KEYED: Cell<bool> = const { Cell::new(false) };
+        static CHECKED: RefCell<BTreeMap<PublicKey, VerifyingKey>> = const { RefCell::new(BTreeMap::new()) };
         static VERIFIED: Cell<u64> = const { Cell::new(0) };
     }
 
@@ -102,6 +103,26 @@ mod simulated {
     pub(crate) fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> Option<bool> {
         VERIFIED.set(VERIFIED.get() + 1);
         KEYED.get().then(|| keyed(key, message) == *signature)
+    }
+
+    /// Keys kept by a thread; simulations use few, and whatever a liar makes up is not kept.
+    const CHECKED_MAX: usize = 1024;
+
+    /// A key that this thread decompressed before: every simulated process would do it anew.
+    pub(crate) fn checked(
+        key: &PublicKey,
+        check: impl FnOnce(&PublicKey) -> Result<VerifyingKey, KeyError>,
+    ) -> Option<VerifyingKey> {
+        CHECKED.with_borrow_mut(|known| {
+            if let Some(known) = known.get(key) {
+                return Some(*known);
+            }
+            let checked = check(key).ok()?;
+            if known.len() < CHECKED_MAX {
+                known.insert(*key, checked);
+            }
+            Some(checked)
+        })
     }
 
     /// Keyed by the public half: what keeps a simulated liar from signing for others is that it has no other key to

@@ -216,6 +216,11 @@ impl Pbft {
 
     /// A batch is handed over; its change waits for execution's word.
     pub(super) fn change_delivered(&mut self, committed: &Committed) {
+        if committed.sequence <= self.checkpoints.last {
+            // Handed over once more, after a transfer: execution has said what it did, and says it once.
+            mark!("a change that was executed is handed over again");
+            return;
+        }
         if let Some(Change::Rejoin(rejoin)) = &committed.batch.change {
             self.gate = Some(committed.sequence);
             self.epochs.delivered = Some((committed.sequence, rejoin.value.replica));

@@ -127,8 +127,8 @@ pub const PINS_MAX: usize = 2;
 /// A snapshot is kept for others no longer than this. Milliseconds.
 pub const PIN_MS_MAX: u64 = 600_000;
 
-/// A pin that nobody used for so long makes room for a newer one. Milliseconds.
-const PIN_IDLE_MS: u64 = 30_000;
+/// A pin that nobody read for so long makes room for a newer one. Milliseconds.
+const PIN_IDLE_MS: u64 = 10_000;
 
 struct Pin<S> {
     target: TransferTarget,
@@ -141,7 +141,10 @@ struct Pin<S> {
 ///
 /// The newest stable checkpoint is at hand always and replaced by the next. Asking for a target pins
 /// it: at most [`PINS_MAX`], for at most [`PIN_MS_MAX`], so that no asker makes the storage keep more
-/// garbage than that. While all places are taken, askers are told of a pinned state.
+/// garbage than that. While all places are taken, askers are told of the newest state all the same:
+/// only it is surely as new as what they need, and where it is replaced before it is read, what was
+/// staged of it counts for the next. Asking is no use of a pin: else whoever asks in vain would keep
+/// alive what is of no use to him.
 pub struct Pins<S> {
     newest: Option<(TransferTarget, S)>,
     pins: Vec<Pin<S>>,
@@ -184,9 +187,7 @@ impl<S: Clone> Pins<S> {
                 });
             }
         }
-        let pin = self.pins.iter_mut().max_by_key(|pin| pin.target.height())?;
-        pin.used_ms = now_ms;
-        Some(pin.target.clone())
+        Some(target.clone())
     }
 
     /// The snapshot of the state at this height, if it is at hand.

@@ -462,13 +462,13 @@ fn at_most_two_snapshots_are_pinned_and_none_for_more_than_ten_minutes() {
     for height in 1..=4u64 {
         pins.offer(target(height), height);
         let named = pins.ask(height).unwrap().height();
-        assert_eq!(named, Sequence(height.min(2)), "places are taken");
+        assert_eq!(named, Sequence(height), "the newest is named, though places are taken");
     }
     assert_eq!(pins.pinned(), PINS_MAX);
     assert_eq!(pins.get(Sequence(1), 10), Some(1));
     assert_eq!(pins.get(Sequence(4), 10), Some(4), "the newest is always at hand");
     assert_eq!(pins.get(Sequence(3), 10), None);
-    // Pins that nobody used for long make room; others stay, but not for ever.
+    // Pins that nobody read for long make room; others stay, but not for ever.
     assert_eq!(pins.get(Sequence(1), 40_000), Some(1));
     assert_eq!(pins.ask(40_001).unwrap().height(), Sequence(4));
     assert_eq!(pins.pinned(), PINS_MAX);

@@ -140,8 +140,8 @@ impl Node {
         self.lost = self.lost.filter(|lost| match lost {
             Loss::Known => !good,
             Loss::Unseen(epoch) => !good || status.epoch.0 <= *epoch,
-            Loss::Ledger(height) => process.executor.height() < *height,
         });
+        self.owed = self.owed.filter(|height| process.executor.height() < *height);
         process.status = status;
         let (replica, boot) = (self.id, process.boot);
         let waiting = process.replica.waiting();
@@ -228,11 +228,7 @@ impl Node {
             }
             Effect::RolledBack { reason } => {
                 let replica = self.id;
-                fabric.saw(&Fact::RolledBack {
-                    replica,
-                    lost: self.lost.is_some(),
-                    reason: &reason,
-                });
+                fabric.saw(&Fact::RolledBack { replica, lost: self.is_faulty(), reason: &reason });
                 self.end(Ended::RolledBack(reason));
             }
             Effect::Halt { reason } => {

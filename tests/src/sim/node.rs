@@ -91,8 +91,6 @@ pub enum Loss {
     Known,
     /// Old copies were put back unseen, in this epoch: whatever it signs in a later one is good again.
     Unseen(u64),
-    /// The ledger was lost, which stood at this height.
-    Ledger(Sequence),
 }
 
 /// How fast a replica's disks and threads are, microseconds.
@@ -162,6 +160,8 @@ pub struct Node {
     pub full: bool,
     /// What its disks lost and what is not made good yet.
     pub lost: Option<Loss>,
+    /// Its ledger held this height when it was lost, and has not come there again.
+    pub owed: Option<Sequence>,
     /// Something in its ledger was changed unseen; it may find that it differs.
     pub flipped: bool,
     /// Another mind behind the same key.
@@ -190,6 +190,7 @@ impl Node {
             power: None,
             full: false,
             lost: None,
+            owed: None,
             flipped: false,
             traitor: None,
             last_end: None,
@@ -205,7 +206,7 @@ impl Node {
     /// Whether it counts as one of the f: it lies, or its disks do not hold what they should.
     #[must_use]
     pub fn is_faulty(&self) -> bool {
-        self.traitor.is_some() || self.lost.is_some() || self.flipped
+        self.traitor.is_some() || self.lost.is_some() || self.owed.is_some() || self.flipped
     }
 
     /// Why its process ended by itself, if it did.
@@ -262,6 +263,7 @@ impl Node {
         let Some((journal, ledger)) = self.copy.take() else { return };
         self.journal = journal;
         if both {
+            self.owed = self.owed.max(Some(self.ledger.height()));
             self.ledger = Arc::new(ledger);
         }
         self.lost = Some(Loss::Unseen(epoch));
@@ -271,6 +273,7 @@ impl Node {
     pub fn lose_journal(&mut self, ledger: bool) {
         self.journal.lose();
         if ledger {
+            self.owed = self.owed.max(Some(self.ledger.height()));
             self.ledger = Arc::new(LedgerDisk::new(Arc::clone(&self.durable)));
         }
         self.lost = Some(Loss::Known);
@@ -278,9 +281,8 @@ impl Node {
 
     /// The ledger is gone. The process is down.
     pub fn lose_ledger(&mut self) {
-        let height = self.ledger.height();
+        self.owed = self.owed.max(Some(self.ledger.height()));
         self.ledger = Arc::new(LedgerDisk::new(Arc::clone(&self.durable)));
-        self.lost = Some(Loss::Ledger(height));
     }
 
     /// Changes a bit of the ledger, unseen; says whether there was one to change.

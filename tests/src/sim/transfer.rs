@@ -208,6 +208,12 @@ impl Node {
         to: ReplicaId,
         message: &TransferMessage,
     ) {
+        let (now, from) = (fabric.now, self.id);
+        if fabric.trace.is_read() {
+            let what = format!("{message:?}");
+            let what: String = what.chars().take(90).collect();
+            fabric.trace.line(now, format_args!("r{from} -> One({to:?}) {what}"));
+        }
         if self.traitor.is_some() {
             return self.send_transfer_as_traitor(fabric, to.0, message);
         }

@@ -255,7 +255,7 @@ impl World {
         if let Ended::RolledBack(_) = ended {
             let node = &mut self.nodes[usize::from(id)];
             node.journal.lose();
-            if node.lost.is_none() && node.traitor.is_none() {
+            if !node.is_faulty() {
                 // Already reported; the run ends.
                 return;
             }
@@ -289,7 +289,7 @@ impl World {
         if node.is_up() {
             return;
         }
-        let trusted = node.lost.is_some() || node.traitor.is_some();
+        let trusted = node.is_faulty();
         if !node.start(&mut self.fabric) {
             if let Some(Ended::Failed(what)) = &node.last_end
                 && node.traitor.is_none()

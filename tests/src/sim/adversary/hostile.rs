@@ -212,12 +212,18 @@ struct Flooder {
 }
 
 /// Requests in one burst: enough to fill batches, few enough that a simulation of it ends.
-const BURST: u64 = 24;
+const BURST: u64 = 8;
+
+/// A run ends in time: so many requests are flood enough to fill its windows many times over.
+const FLOOD: u64 = 600;
 
 impl Hostile for Flooder {
     fn tick(&mut self, hands: &mut ClientHands<'_>) {
         if !self.opened {
             return open(hands);
+        }
+        if self.number >= FLOOD {
+            return;
         }
         for _ in 0..BURST {
             self.number += 1;
