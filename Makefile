@@ -23,7 +23,10 @@ FUZZ ?=
 # Options for the micro-benchmarks, as in `make bench BENCH=engine`.
 BENCH ?=
 
-.PHONY: help build test demo bench fuzz tools
+# What `make sim` runs, as in `make sim SIM="run --seed 7 --trace trace.txt"`.
+SIM ?= hunt --for 10m
+
+.PHONY: help build test demo bench fuzz sim tools
 
 ## help: this list
 help:
@@ -56,6 +59,12 @@ fuzz:
 	.ci/tools build
 	$(CARGO) build --release --locked -p conclave-tests --bin conclave-fuzz
 	exec "$(BIN)/conclave-fuzz" --for $(FOR) --save "$(TARGET)/failing-input" $(FUZZ)
+
+## sim: attacks a simulated cluster for ten minutes: liars, lost power, split networks
+sim:
+	.ci/tools build
+	$(CARGO) build --release --locked -p conclave-tests --features simulation --bin conclave-sim
+	exec "$(BIN)/conclave-sim" $(SIM)
 
 ## tools: checks for what the build needs, and installs what it may
 tools:

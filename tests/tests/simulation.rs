@@ -1,6 +1,7 @@
 //! The simulator's suite: many seeds, every property, and a sample of them twice.
 #![allow(clippy::unwrap_used, reason = "a test stops at surprises")]
 
+use conclave_tests::sim::crash_points::{Scene, Victim, every};
 use conclave_tests::sim::hunt::{Hunt, Until, hunt};
 use conclave_tests::sim::plan::{Attackers, Options};
 use conclave_tests::sim::run;
@@ -32,4 +33,38 @@ fn one_seed_has_one_trace() {
         assert_eq!(one.hash, two.hash);
         assert_eq!(one.frames, two.frames);
     }
+}
+
+/// Runs a scene at every boundary and sees to it that there were some.
+fn every_boundary(scene: Scene, victim: Victim, stride: u64) {
+    let runs = every(scene, victim, stride).unwrap();
+    assert!(runs > 60, "only {runs} runs: the scene did not play");
+}
+
+#[test]
+fn the_power_of_one_replica_goes_at_every_boundary_of_the_normal_case() {
+    every_boundary(Scene::Normal, Victim::One(0), 1);
+    every_boundary(Scene::Normal, Victim::One(2), 2);
+}
+
+#[test]
+fn the_power_of_all_goes_at_every_boundary_of_the_normal_case() {
+    every_boundary(Scene::Normal, Victim::All, 3);
+}
+
+#[test]
+fn the_power_goes_at_every_boundary_of_a_view_change() {
+    every_boundary(Scene::ViewChange, Victim::One(1), 2);
+    every_boundary(Scene::ViewChange, Victim::All, 7);
+}
+
+#[test]
+fn the_power_goes_at_every_boundary_of_a_checkpoint() {
+    every_boundary(Scene::Checkpoint, Victim::One(1), 2);
+    every_boundary(Scene::Checkpoint, Victim::All, 7);
+}
+
+#[test]
+fn the_power_goes_at_every_boundary_of_a_state_transfer() {
+    every_boundary(Scene::StateTransfer, Victim::One(3), 2);
 }

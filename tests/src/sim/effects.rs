@@ -25,8 +25,13 @@ impl Node {
             return false;
         }
         fabric.boundaries += 1;
+        if fabric.blackout_at.is_some_and(|at| fabric.boundaries > at) {
+            process.ended = Some(Ended::Power);
+            return false;
+        }
         match &mut self.power {
             Some(0) => {
+                fabric.power_went = true;
                 process.ended = Some(Ended::Power);
                 false
             }

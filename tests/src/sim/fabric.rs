@@ -185,6 +185,10 @@ pub struct Fabric {
     pub frames: u64,
     /// Boundaries between effects that were passed.
     pub boundaries: u64,
+    /// The power of all goes after so many of them.
+    pub blackout_at: Option<u64>,
+    /// Whether the power went at a boundary that somebody named.
+    pub power_went: bool,
 }
 
 impl Fabric {
@@ -206,6 +210,8 @@ impl Fabric {
             clients: clients as u16,
             frames: 0,
             boundaries: 0,
+            blackout_at: None,
+            power_went: false,
         }
     }
 

@@ -27,6 +27,7 @@ pub mod adversary;
 pub mod check;
 pub mod client;
 pub mod coverage;
+pub mod crash_points;
 pub mod disk;
 mod effects;
 pub mod fabric;

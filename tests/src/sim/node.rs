@@ -84,6 +84,28 @@ pub enum Ended {
     Failed(String),
 }
 
+/// What becomes of what is on its way to the disks when the power goes; by chance where nobody says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing of it is there.
+    Before,
+    /// The first half is there, and what stood in the middle is torn: a checksum shows it.
+    Torn,
+    /// All of it is there.
+    After,
+}
+
+impl Fate {
+    /// How many of so many survive.
+    fn kept(self, of: usize) -> usize {
+        match self {
+            Self::Before => 0,
+            Self::Torn => of / 2,
+            Self::After => of,
+        }
+    }
+}
+
 /// What a replica's disks lost: until it is made good the replica is one of the f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -154,6 +176,8 @@ pub struct Node {
     pub speed: Speed,
     /// Between two ticks, microseconds.
     pub tick: u64,
+    /// What becomes of unsynced writes when the power goes.
+    pub fate: Option<Fate>,
     /// The power goes after so many more boundaries.
     pub power: Option<u64>,
     /// Its disks are full.
@@ -187,6 +211,7 @@ impl Node {
             paused_until: 0,
             speed,
             tick,
+            fate: None,
             power: None,
             full: false,
             lost: None,
@@ -449,15 +474,22 @@ impl Node {
         self.power = None;
         self.last_end = process.ended.clone();
         // The writes under way are one sync: a prefix of their records may be on the disk, and the next is torn.
-        let kept = fabric.random.index(process.syncing.len() + 1);
+        let under_way = process.syncing.len();
+        let kept = match self.fate {
+            Some(fate) => fate.kept(under_way),
+            None => fabric.random.index(under_way + 1),
+        };
         for write in process.syncing.into_iter().take(kept) {
             self.journal.write(write);
         }
         drop((process.executor, process.reader, process.tasks, process.states));
-        let unsynced = self.ledger.unsynced() as u64;
-        let keep =
-            if fabric.random.chance(400) { unsynced } else { fabric.random.below(unsynced + 1) };
-        self.ledger.crash(keep as usize);
+        let unsynced = self.ledger.unsynced();
+        let keep = match self.fate {
+            Some(fate) => fate.kept(unsynced),
+            None if fabric.random.chance(400) => unsynced,
+            None => fabric.random.index(unsynced + 1),
+        };
+        self.ledger.crash(keep);
     }
 
     /// A clean stop: what was decided is executed, and the last write narrows the reservation.

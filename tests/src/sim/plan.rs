@@ -154,7 +154,8 @@ impl Plan {
             clients[0].requests = clients[0].requests.min(4);
             heal_at = heal_at.min(500_000);
         }
-        let (traitors, hostile) = attackers(&mut random, n, &options.attackers);
+        // Of their own, so that a new attack changes only the runs that it takes part in.
+        let (traitors, hostile) = attackers(&mut random.fork(), n, &options.attackers);
         let ends = usize::from(n) + clients.len() + hostile.len();
         let conditions = weather(&mut random, options.calm);
         let mut faults = Vec::new();

@@ -157,6 +157,11 @@ impl World {
                 break;
             }
             self.dispatch(event);
+            if self.fabric.blackout_at.is_some_and(|at| self.fabric.boundaries > at) {
+                self.fabric.blackout_at = None;
+                self.fabric.power_went = true;
+                self.strike(Fault::Blackout { down: 10_000 });
+            }
         }
         if self.fabric.checks.violation().is_none() {
             self.judge();
