@@ -66,5 +66,5 @@ fn the_power_goes_at_every_boundary_of_a_checkpoint() {
 
 #[test]
 fn the_power_goes_at_every_boundary_of_a_state_transfer() {
-    every_boundary(Scene::StateTransfer, Victim::One(3), 2);
+    every_boundary(Scene::StateTransfer, Victim::One(3), 1);
 }

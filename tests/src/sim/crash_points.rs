@@ -49,7 +49,7 @@ fn plan(scene: Scene) -> Plan {
     plan.tick = 10_000;
     plan.speeds = vec![Speed { sync: (200, 900), wake: 50, ledger: (200, 1_500) }; 4];
     plan.conditions = Conditions::GOOD;
-    plan.heal_at = 300_000;
+    plan.heal_at = if scene == Scene::StateTransfer { 900_000 } else { 300_000 };
     plan.faults = match scene {
         Scene::Normal | Scene::Checkpoint => Vec::new(),
         Scene::ViewChange => {
