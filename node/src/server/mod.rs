@@ -89,6 +89,19 @@ pub enum Unrecoverable {
     Ledger(String),
 }
 
+/// Where nobody says that a new journal would help, the old one is kept.
+impl From<String> for Unrecoverable {
+    fn from(reason: String) -> Self {
+        Self::Ledger(reason)
+    }
+}
+
+impl From<&str> for Unrecoverable {
+    fn from(reason: &str) -> Self {
+        Self::Ledger(reason.to_owned())
+    }
+}
+
 /// How an engine comes into being. Whoever chooses the engine gives these, so that only the choice
 /// names it.
 #[derive(Clone, Copy)]
