@@ -137,7 +137,14 @@ impl Node {
             }
             TransferMessage::Target(Some(target)) => self.target(fabric, *target)?,
             TransferMessage::Target(None) => {}
-            TransferMessage::Chunk { .. } | TransferMessage::Unavailable { .. } => {
+            // Blocks behind a transferred state are filled in slowly and change nothing that is checked here.
+            TransferMessage::AskBlocks { id, .. } => {
+                self.send_transfer(fabric, from, &TransferMessage::Unavailable { id });
+            }
+            TransferMessage::Blocks { .. } | TransferMessage::Part { .. } => {}
+            TransferMessage::Chunk { .. }
+            | TransferMessage::Unavailable { .. }
+            | TransferMessage::Busy { .. } => {
                 if let Fetch::Running(sync) = &mut transfer.fetch {
                     let actions = sync.on_message(from, message, now)?;
                     self.carry_out_transfer(fabric, actions)?;
