@@ -200,7 +200,8 @@ fn clients(random: &mut Random) -> Vec<Habit> {
     (0..random.between(1, 3))
         .map(|_| Habit {
             requests: random.between(3, 16),
-            outstanding: random.between(1, 3) as usize,
+            // A dozen at once fill batches that backups leave to each other to check.
+            outstanding: *random.pick(&[1, 2, 3, 12]),
             pause: (1_000, *random.pick(&[10_000, 60_000, 150_000])),
             keys,
         })

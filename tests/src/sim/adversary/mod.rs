@@ -10,11 +10,39 @@
 //!
 //! To add one: a file here that says in its first lines what it tries and what stops it, and an entry in [`all`].
 
+mod amnesiac;
+mod attested_checkpoint;
+mod body_hoarder;
+mod censor;
+mod checkpoint_liar;
+mod checkpoint_withholder;
+mod clock_liar;
+mod epoch_liar;
 mod equivocating_primary;
+mod evidence_forger;
+mod fetch_spammer;
 pub mod forge;
+mod forged_batch;
 mod hostile;
+mod hostile_sessions;
+mod kept_view_change;
+mod lone_suspect;
+mod malformed;
+mod mutator;
+mod new_view_liar;
+pub mod receipt_tamperer;
+mod replayer;
+mod reply_liar;
+mod selective_sender;
+mod sequence_exhauster;
+mod serial_rejoiner;
+mod signature_flooder;
 mod silent_primary;
+mod slow_primary;
 mod traitor;
+mod transfer_poisoner;
+mod view_change_liar;
+mod view_spammer;
 mod vote_equivocator;
 
 pub use hostile::{ClientHands, Hostile, HostileClient};
@@ -45,9 +73,39 @@ pub struct Attack {
 /// Every attack.
 #[must_use]
 pub fn all() -> Vec<Attack> {
-    let mut attacks =
-        vec![equivocating_primary::attack(), silent_primary::attack(), vote_equivocator::attack()];
+    let mut attacks = vec![
+        equivocating_primary::attack(),
+        silent_primary::attack(),
+        slow_primary::attack(),
+        censor::attack(),
+        selective_sender::attack(),
+        vote_equivocator::attack(),
+        signature_flooder::attack(),
+        view_spammer::attack(),
+        view_change_liar::attack(),
+        new_view_liar::attack(),
+        checkpoint_liar::attack(),
+        transfer_poisoner::attack(),
+        malformed::attack(),
+        reply_liar::attack(),
+        replayer::attack(),
+        amnesiac::attack(),
+        sequence_exhauster::attack(),
+        mutator::attack(),
+        body_hoarder::attack(),
+        fetch_spammer::attack(),
+        kept_view_change::attack(),
+        checkpoint_withholder::attack(),
+        clock_liar::attack(),
+        evidence_forger::attack(),
+        attested_checkpoint::attack(),
+        lone_suspect::attack(),
+        epoch_liar::attack(),
+        serial_rejoiner::attack(),
+        forged_batch::attack(),
+    ];
     attacks.extend(hostile::attacks());
+    attacks.extend(hostile_sessions::attacks());
     attacks
 }
 

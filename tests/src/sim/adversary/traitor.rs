@@ -114,6 +114,9 @@ enum Deed {
     Peer { to: u16, bulk: bool, bytes: Arc<Vec<u8>>, after: u64 },
     Client { client: u16, bytes: Arc<Vec<u8>> },
     Shown { replica: u16, kind: u8 },
+    CopyDisks,
+    RestoreDisks { both: bool },
+    Clock { skew_ms: i64 },
 }
 
 /// What a traitor acts with: its own key, its knowledge, and the wires.
@@ -213,6 +216,22 @@ impl Hands<'_> {
         &self.key
     }
 
+    /// Keeps a copy of its disks as they are.
+    pub fn copy_disks(&mut self) {
+        self.deeds.push(Deed::CopyDisks);
+    }
+
+    /// Puts the copy back, of the journal alone or of both disks, and starts from it. For a mind's
+    /// [`Adversary::tick`] only: everywhere else the honest half is in the middle of something.
+    pub fn restore_disks(&mut self, both: bool) {
+        self.deeds.push(Deed::RestoreDisks { both });
+    }
+
+    /// Sets its wall clock, milliseconds beside the true one.
+    pub fn set_clock(&mut self, skew_ms: i64) {
+        self.deeds.push(Deed::Clock { skew_ms });
+    }
+
     /// Tells the checkers that it showed this correct replica two contradicting statements of this kind, both of which
     /// that replica has to look at: by the end somebody has to name this traitor.
     pub fn shown(&mut self, replica: ReplicaId, kind: u8) {
@@ -271,9 +290,23 @@ impl Node {
                 Deed::Shown { replica, kind } => {
                     fabric.saw(&Fact::Contradicted { traitor: from, replica, kind });
                 }
+                Deed::CopyDisks => self.copy_disks(),
+                Deed::RestoreDisks { both } => self.forget(fabric, both),
+                Deed::Clock { skew_ms } => self.skew_ms = skew_ms,
             }
         }
         Some(done)
+    }
+
+    /// Its process dies, its disks become the copy, and it starts again.
+    fn forget(&mut self, fabric: &mut Fabric, both: bool) {
+        if !self.has_copy() {
+            return;
+        }
+        let epoch = self.status().map_or(0, |status| status.epoch.0);
+        self.crash(fabric);
+        self.restore(both, epoch);
+        fabric.schedule(5_000, Event::Start { id: self.id });
     }
 
     fn knowledge(&self, genesis: &Genesis) -> Knowledge {
