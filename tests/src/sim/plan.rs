@@ -202,7 +202,7 @@ fn clients(random: &mut Random) -> Vec<Habit> {
             requests: random.between(3, 16),
             // A dozen at once fill batches that backups leave to each other to check.
             outstanding: *random.pick(&[1, 2, 3, 12]),
-            pause: (1_000, *random.pick(&[10_000, 60_000, 150_000])),
+            pause: (100, *random.pick(&[300, 10_000, 60_000, 150_000])),
             keys,
         })
         .collect()
