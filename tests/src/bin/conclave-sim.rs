@@ -5,6 +5,7 @@ use conclave_tests::sim::adversary;
 use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
 use conclave_tests::sim::plan::{Attackers, Options, Plan};
 use conclave_tests::sim::run;
+use conclave_tests::sim::scenario;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,15 @@ enum Command {
     },
     /// List the attacks
     Attacks,
+    /// Play a worked problem and draw what went over the wires
+    Scenario {
+        /// Which
+        #[arg(required_unless_present = "list")]
+        name: Option<String>,
+        /// List them
+        #[arg(long)]
+        list: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -127,7 +137,23 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Scenario { name, .. } => play(name.as_deref()),
     }
+}
+
+fn play(name: Option<&str>) -> ExitCode {
+    let Some(name) = name else {
+        for scenario in scenario::ALL {
+            println!("{:<24} {}", scenario.name, scenario.about);
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some(scenario) = scenario::named(name) else {
+        eprintln!("conclave-sim: no scenario {name}; `conclave-sim scenario --list` names them");
+        return ExitCode::from(2);
+    };
+    print!("{}", scenario::play(scenario).diagram);
+    ExitCode::SUCCESS
 }
 
 fn run_one(seed: u64, setting: &Setting, trace: Option<PathBuf>) -> ExitCode {

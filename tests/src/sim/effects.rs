@@ -250,6 +250,11 @@ impl Node {
                 self.queue(fabric, ToReplica::Input(checked));
             }
             Effect::Evidence(evidence) => {
+                let (now, id, culprit) = (fabric.now, self.id, evidence.culprit);
+                let name = conclave_consensus::evidence::kind_name(evidence.kind);
+                fabric
+                    .trace
+                    .line(now, format_args!("r{id} holds evidence against {culprit}: {name}"));
                 fabric.saw(&Fact::Evidence { replica: self.id, evidence: &evidence });
             }
         }

@@ -159,8 +159,28 @@ impl Links {
     }
 }
 
+/// A frame that somebody sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// Microseconds since the run began.
+    pub now: u64,
+    /// Its sender.
+    pub from: End,
+    /// Its receiver.
+    pub to: End,
+    /// What it says.
+    pub bytes: &'a [u8],
+    /// Nothing passes on this link now.
+    pub cut: bool,
+}
+
+/// Somebody who hears every frame.
+pub type Listener = Box<dyn FnMut(Passing<'_>)>;
+
 /// Time, events, links, chance, and those who watch.
 pub struct Fabric {
+    /// Hears every frame as it is sent.
+    pub listener: Option<Listener>,
     /// Microseconds since the run began.
     pub now: u64,
     order: u64,
@@ -197,6 +217,7 @@ impl Fabric {
     pub fn new(genesis: Arc<Genesis>, clients: usize, random: Random, checks: Checks) -> Self {
         let n = genesis.membership.members.len();
         Self {
+            listener: None,
             now: 0,
             order: 0,
             queue: BinaryHeap::new(),
@@ -274,7 +295,11 @@ impl Fabric {
         self.frames += 1;
         self.trace.fold((from << 8 | to) as u64);
         self.trace.bytes(bytes);
-        if self.links.is_cut(from, to) {
+        let cut = self.links.is_cut(from, to);
+        if let Some(listener) = &mut self.listener {
+            listener(Passing { now: self.now, from, to, bytes, cut });
+        }
+        if cut {
             return;
         }
         let Conditions { delay, loss, duplicates, reordered, late } = self.links.conditions;

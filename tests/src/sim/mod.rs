@@ -16,6 +16,7 @@
 //! | [`adversary`] | traitors and hostile clients                                                       |
 //! | [`check`]     | the properties                                                                     |
 //! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
+//! | [`scenario`]  | the worked problems of the field, as diagrams                                      |
 //! | [`run`]       | one seed from beginning to end; [`hunt`] many                                      |
 
 #![allow(
@@ -40,6 +41,7 @@ pub mod node;
 pub mod plan;
 pub mod random;
 pub mod run;
+pub mod scenario;
 pub mod signatures;
 pub mod trace;
 mod transfer;

@@ -17,12 +17,14 @@ mod censor;
 mod checkpoint_liar;
 mod checkpoint_withholder;
 mod clock_liar;
+mod dying;
 mod epoch_liar;
 mod equivocating_primary;
 mod evidence_forger;
 mod fetch_spammer;
 pub mod forge;
 mod forged_batch;
+mod fork;
 mod hostile;
 mod hostile_sessions;
 mod kept_view_change;
@@ -109,10 +111,16 @@ pub fn all() -> Vec<Attack> {
     attacks
 }
 
-/// The attack of this name.
+/// Minds for scenes and negative controls; no run draws them.
+#[must_use]
+pub fn controls() -> Vec<Attack> {
+    [fork::controls(), dying::controls()].concat()
+}
+
+/// The attack or control of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<Attack> {
-    all().into_iter().find(|attack| attack.name == name)
+    all().into_iter().chain(controls()).find(|attack| attack.name == name)
 }
 
 #[cfg(test)]
