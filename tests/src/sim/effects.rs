@@ -250,11 +250,11 @@ impl Node {
                 self.queue(fabric, ToReplica::Input(checked));
             }
             Effect::Evidence(evidence) => {
-                let (now, id, culprit) = (fabric.now, self.id, evidence.culprit);
+                let (now, id, culprit) = (fabric.now, self.id, evidence.culprit.0);
                 let name = conclave_consensus::evidence::kind_name(evidence.kind);
                 fabric
                     .trace
-                    .line(now, format_args!("r{id} holds evidence against {culprit}: {name}"));
+                    .line(now, format_args!("r{id} holds evidence against r{culprit}: {name}"));
                 fabric.saw(&Fact::Evidence { replica: self.id, evidence: &evidence });
             }
         }

@@ -181,6 +181,7 @@ pub fn play(scenario: &Scenario) -> Played {
     for liar in liars {
         let _ = writeln!(diagram, "{liar}");
     }
+    diagram.push_str("● sends, ▸ is sent to, ✗ is cut off\n\n");
     diagram.push_str(&lock(&story).draw());
     let violation = outcome.violation.map(|it| it.property);
     let _ = match violation {

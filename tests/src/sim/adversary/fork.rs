@@ -19,6 +19,8 @@ const ACCOMPLICE: ReplicaId = ReplicaId(1);
 
 /// The COMMITs come so much later, milliseconds: evidence is on its way before the fork.
 const COMMIT_AFTER_MS: u64 = 60;
+/// Then the accomplice's COMMIT for the other side comes, and at last the leader's, which decides. Milliseconds.
+const BETWEEN_MS: u64 = 10;
 
 pub(super) fn controls() -> Vec<Attack> {
     vec![
@@ -59,7 +61,10 @@ impl Fork {
         if !self.told.contains(&(to, vote.statement)) && self.told.len() < TOLD_MAX {
             self.told.push((to, vote.statement));
             let commit = hands.vote(kind::COMMIT, epoch, view, sequence, digest);
-            hands.send_later(to, &Message::Commit(commit), COMMIT_AFTER_MS);
+            // Of three replicas any two are a quorum, and nobody else is waited for.
+            let alone = hands.others().len() == 2;
+            let after = if alone { 0 } else { COMMIT_AFTER_MS + 2 * BETWEEN_MS };
+            hands.send_later(to, &Message::Commit(commit), after);
         }
         Message::PrePrepare(PrePrepare::new(vote, batch))
     }
@@ -110,10 +115,11 @@ impl Adversary for Accomplice {
             if to == LEADER {
                 continue;
             }
-            hands.send_later(to, &prepare, if side { 0 } else { COMMIT_AFTER_MS / 3 });
             if side {
-                hands.send_later(to, &commit, COMMIT_AFTER_MS);
+                hands.send(to, &prepare);
             }
+            let after = COMMIT_AFTER_MS + if side { 0 } else { BETWEEN_MS };
+            hands.send_later(to, &commit, after);
         }
         false
     }
