@@ -3,6 +3,8 @@
 //! `CONCLAVE_REWRITE=1` writes the transcripts anew; whoever does it reads what changed.
 #![allow(clippy::unwrap_used, reason = "a test stops at surprises")]
 
+use conclave_tests::sim::plan::{Attackers, Options};
+use conclave_tests::sim::run;
 use conclave_tests::sim::scenario::{self, ALL};
 use std::path::PathBuf;
 
@@ -56,4 +58,13 @@ fn two_liars_of_four_fork_and_the_evidence_names_both() {
         let named = format!("holds evidence against {correct}:");
         assert!(!played.diagram.contains(&named), "{correct} is framed\n{}", played.diagram);
     }
+}
+
+/// A primary whose ledger lagged proposed above a Rejoin that it had not executed; the replicas decided it, and handed it
+/// over when the Rejoin had ended the epoch.
+#[test]
+fn what_was_decided_above_the_end_of_an_epoch_is_not_executed() {
+    let attackers = Attackers::Named("serial-rejoiner".to_owned());
+    let outcome = run::seed(199, &Options { attackers, ..Options::default() });
+    assert_eq!(outcome.violation, None);
 }

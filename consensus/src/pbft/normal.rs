@@ -119,7 +119,7 @@ impl Pbft {
     /// A change ends the epoch or does not; until that is known nothing is proposed above it.
     fn change_in_flight(&self) -> bool {
         self.log
-            .range(self.agreed.next()..)
+            .range(self.delivered.next()..)
             .any(|(_, it)| it.proposed_body().is_some_and(|batch| batch.change.is_some()))
     }
 
@@ -448,9 +448,11 @@ impl Pbft {
         self.next = self.next.max(self.agreed.next());
     }
 
-    /// Hands decided batches over, in order, each once, as far as the ledger keeps up.
+    /// Hands decided batches over, in order, each once, as far as the ledger keeps up. What
+    /// was decided above the epoch's last block is void: its primary did not wait for execution.
     pub(super) fn deliver(&mut self) {
         while self.gate.is_none()
+            && self.epoch_last().is_none_or(|last| self.delivered < last)
             && !self.checkpoints.diverged()
             && self.delivered.0.saturating_sub(self.executed.0) < UNEXECUTED_MAX
         {
