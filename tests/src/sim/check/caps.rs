@@ -31,12 +31,14 @@ impl Check for Caps {
 
     fn see(&mut self, fact: &Fact<'_>, cast: &Cast) -> Result<(), String> {
         match fact {
-            Fact::Stepped { replica, status, waiting, journal, .. }
+            Fact::Stepped { replica, status, waiting, journal, height, .. }
                 if cast.is_correct(*replica) =>
             {
-                // The journal may hold a window below a stable checkpoint whose truncation a crash took back.
+                // The journal may hold a window below a stable checkpoint whose truncation a crash took back, and
+                // what the own ledger does not hold yet.
                 let window = cast.genesis.limits.window as usize;
-                let records = NAMED_MAX + PARTS_MAX * (4 * window + 128);
+                let behind = status.decided.0.saturating_sub(height.0) as usize;
+                let records = NAMED_MAX + PARTS_MAX * (4 * window + 128 + behind);
                 if status.pending > PENDING_MAX {
                     return Err(format!("r{replica} keeps {} requests", status.pending));
                 }
