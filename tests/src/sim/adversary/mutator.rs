@@ -35,6 +35,29 @@ fn near(hands: &mut Hands<'_>, number: u64) -> u64 {
     (number + hands.random.below(3)).saturating_sub(1)
 }
 
+/// What is said without a signature.
+fn mutated_word(hands: &mut Hands<'_>, message: &Message) -> Option<Message> {
+    Some(match message {
+        Message::Suspect { epoch, view } => {
+            Message::Suspect { epoch: *epoch, view: View(near(hands, view.0)) }
+        }
+        Message::Status(report) => {
+            let mut report = report.clone();
+            report.decided = Sequence(near(hands, report.decided.0));
+            report.view = View(near(hands, report.view.0));
+            report.stable = Sequence(near(hands, report.stable.0));
+            Message::Status(report)
+        }
+        Message::FetchBatch { sequence, digest } => {
+            Message::FetchBatch { sequence: Sequence(near(hands, sequence.0)), digest: *digest }
+        }
+        Message::Body { sequence, batch } => {
+            Message::Body { sequence: Sequence(near(hands, sequence.0)), batch: Arc::clone(batch) }
+        }
+        _ => return None,
+    })
+}
+
 impl Adversary for Mutator {
     fn sending(
         &mut self,
@@ -82,29 +105,15 @@ impl Adversary for Mutator {
                 }
                 Message::NewView(Arc::new(Sealed::new(hands.sign(value))))
             }
-            Message::Suspect { epoch, view } => {
-                Message::Suspect { epoch: *epoch, view: View(near(hands, view.0)) }
-            }
-            Message::Status(report) => {
-                let mut report = report.clone();
-                report.decided = Sequence(near(hands, report.decided.0));
-                report.view = View(near(hands, report.view.0));
-                report.stable = Sequence(near(hands, report.stable.0));
-                Message::Status(report)
-            }
-            Message::FetchBatch { sequence, digest } => {
-                Message::FetchBatch { sequence: Sequence(near(hands, sequence.0)), digest: *digest }
-            }
-            Message::Body { sequence, batch } => Message::Body {
-                sequence: Sequence(near(hands, sequence.0)),
-                batch: Arc::clone(batch),
-            },
             Message::Rejoin(signed) => {
                 let mut value = signed.value.clone();
                 value.epoch = Epoch(near(hands, value.epoch.0));
                 Message::Rejoin(hands.sign(value))
             }
-            _ => return Verdict::Pass,
+            _ => match mutated_word(hands, message) {
+                Some(changed) => changed,
+                None => return Verdict::Pass,
+            },
         };
         if hands.random.chance(300) {
             return Verdict::Instead(vec![changed, message.clone()]);
