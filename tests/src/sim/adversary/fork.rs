@@ -111,7 +111,7 @@ impl Adversary for Accomplice {
         let prepare = Message::Prepare(hands.vote(kind::PREPARE, epoch, view, sequence, digest));
         let commit = Message::Commit(hands.vote(kind::COMMIT, epoch, view, sequence, digest));
         for to in hands.others() {
-            let side = !to.0.is_multiple_of(2) == odd;
+            let side = to.0.is_multiple_of(2) != odd;
             if to == LEADER {
                 continue;
             }
