@@ -11,6 +11,8 @@ use conclave_consensus::types::Sequence;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -77,6 +79,7 @@ enum Command {
 #[derive(Debug)]
 pub struct JournalThread {
     commands: SyncSender<Command>,
+    queued: Arc<AtomicUsize>,
     thread: JoinHandle<Journal>,
 }
 
@@ -93,10 +96,12 @@ impl JournalThread {
         abort: impl FnOnce(&StorageError) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (commands, queue) = sync_channel(QUEUE_MAX);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let taken = queued.clone();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(journal, &queue, &metrics, &completion, abort))?;
-        Ok(Self { commands, thread })
+            .spawn(move || run(journal, &(queue, taken), &metrics, &completion, abort))?;
+        Ok(Self { commands, queued, thread })
     }
 
     /// Queues a write; waits only while the queue is full.
@@ -118,7 +123,14 @@ impl JournalThread {
         self.thread.join().map_err(|_| std::io::Error::other("the journal thread panicked"))
     }
 
+    /// Whether so many commands can be queued without waiting, by the only one who queues any.
+    #[must_use]
+    pub fn has_room_for(&self, commands: usize) -> bool {
+        self.queued.load(Ordering::Acquire) + commands <= QUEUE_MAX
+    }
+
     fn command(&self, command: Command) {
+        self.queued.fetch_add(1, Ordering::AcqRel);
         if self.commands.send(command).is_err() {
             // The thread ends early only after a failed write, and then nothing is reported any
             // more: no effect leaves, which is all that safety needs until the process is gone.
@@ -136,7 +148,7 @@ pub fn abort_process(error: &StorageError) {
 
 fn run(
     mut journal: Journal,
-    queue: &Receiver<Command>,
+    (queue, queued): &(Receiver<Command>, Arc<AtomicUsize>),
     metrics: &JournalMetrics,
     completion: &impl Fn(WriteNumber),
     abort: impl FnOnce(&StorageError),
@@ -144,10 +156,13 @@ fn run(
     while let Ok(first) = queue.recv() {
         let mut merged = Merged::default();
         merged.add(first);
+        let mut count = 1;
         while !merged.full() {
             let Ok(command) = queue.try_recv() else { break };
             merged.add(command);
+            count += 1;
         }
+        queued.fetch_sub(count, Ordering::AcqRel);
         if let Err(error) = carry_out(&mut journal, merged, metrics, completion) {
             abort(&error);
             break;

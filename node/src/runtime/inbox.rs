@@ -74,6 +74,34 @@ impl<T> Inbox<T> {
     /// # Errors
     /// The item itself.
     pub(crate) fn push(&self, source: Source, bytes: usize, item: T) -> Result<(), T> {
+        let mut state = self.put(source, bytes, item)?;
+        let wake = std::mem::take(&mut state.sleeping);
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// As [`Self::push`], but wakes nobody; says whether the consumer sleeps.
+    ///
+    /// # Errors
+    /// The item itself.
+    pub(crate) fn push_silently(&self, source: Source, bytes: usize, item: T) -> Result<bool, T> {
+        self.put(source, bytes, item).map(|state| state.sleeping)
+    }
+
+    /// Wakes a consumer that sleeps although something waits.
+    pub(crate) fn wake_for_more(&self) {
+        let mut state = self.lock();
+        let wake = !state.queue.is_empty() && std::mem::take(&mut state.sleeping);
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
+    fn put(&self, source: Source, bytes: usize, item: T) -> Result<MutexGuard<'_, State<T>>, T> {
         let mut state = self.lock();
         if state.closed {
             return Err(item);
@@ -87,12 +115,7 @@ impl<T> Inbox<T> {
             held.bytes += bytes;
         }
         state.queue.push_back((source, bytes, item));
-        let wake = std::mem::take(&mut state.sleeping);
-        drop(state);
-        if wake {
-            self.ready.notify_one();
-        }
-        Ok(())
+        Ok(state)
     }
 
     /// Whether nothing waits.
@@ -110,23 +133,30 @@ impl<T> Inbox<T> {
         self.ready.notify_all();
     }
 
-    /// Moves what waits, at most `most` items, into `into`; sleeps up to `patience` for the first.
-    /// False when the queue is closed and empty.
-    pub(crate) fn drain(&self, patience: Duration, most: usize, into: &mut Vec<T>) -> bool {
+    /// Sleeps up to `patience` until something waits. False when the queue is closed and empty.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
+        self.wait_locked(patience).is_some()
+    }
+
+    fn wait_locked(&self, patience: Duration) -> Option<MutexGuard<'_, State<T>>> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while state.queue.is_empty() && !state.closed {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return true };
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return true;
+                break;
             }
             state.sleeping = true;
             state = self.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             state.sleeping = false;
         }
-        if state.queue.is_empty() {
-            return false;
-        }
+        (!state.closed || !state.queue.is_empty()).then_some(state)
+    }
+
+    /// Moves what waits, at most `most` items, into `into`; sleeps up to `patience` for the first.
+    /// False when the queue is closed and empty.
+    pub(crate) fn drain(&self, patience: Duration, most: usize, into: &mut Vec<T>) -> bool {
+        let Some(mut state) = self.wait_locked(patience) else { return false };
         let count = state.queue.len().min(most);
         for _ in 0..count {
             let Some((source, bytes, item)) = state.queue.pop_front() else { break };
@@ -193,5 +223,28 @@ mod tests {
         };
         assert!(inbox.push(Source::Internal, 0, 7).is_ok());
         assert_eq!(consumer.join().expect("the consumer ends"), [7]);
+    }
+
+    #[test]
+    fn a_silent_push_says_whether_somebody_sleeps_and_leaves_the_waking_to_the_caller() {
+        let inbox = std::sync::Arc::new(Inbox::new(QUOTA));
+        assert_eq!(inbox.push_silently(Source::Clients, 1, 1), Ok(false), "nobody waits");
+        let mut taken = Vec::new();
+        assert!(inbox.drain(Duration::ZERO, 9, &mut taken));
+        let consumer = {
+            let inbox = inbox.clone();
+            std::thread::spawn(move || inbox.wait(Duration::from_secs(60)))
+        };
+        while !inbox.lock().sleeping {
+            std::thread::yield_now();
+        }
+        assert_eq!(inbox.push_silently(Source::Clients, 1, 2), Ok(true));
+        assert!(inbox.drain(Duration::ZERO, 9, &mut taken), "whoever is awake may take it");
+        inbox.wake_for_more();
+        assert!(inbox.lock().sleeping, "nothing is left to wake it for");
+        assert_eq!(inbox.push_silently(Source::Clients, 1, 3), Ok(true));
+        inbox.wake_for_more();
+        assert!(consumer.join().expect("the consumer ends"));
+        assert_eq!(taken, [1, 2]);
     }
 }

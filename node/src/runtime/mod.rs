@@ -14,6 +14,7 @@
 //! window of the protocol.
 
 pub(crate) mod background;
+pub(crate) mod door;
 pub(crate) mod event;
 pub(crate) mod evidence;
 pub(crate) mod executor_thread;

@@ -3,6 +3,7 @@
 //! It never waits for the disk or a socket. Effects leave it only when [`Replica`] says so.
 
 use super::Failure;
+use super::door::Door;
 use super::event::Event;
 use super::executor_thread::Task;
 use super::inbox::{Inbox, Source};
@@ -25,6 +26,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// Events taken in one step at most, so that one write does not grow without bound.
 const DRAIN_MAX: usize = 512;
 
+/// Events that a thread takes in passing.
+const HELP_MAX: usize = 64;
+
 /// Everything the effects need.
 pub(crate) struct ReplicaThread<E: Engine> {
     pub replica: Replica<E>,
@@ -38,53 +42,82 @@ pub(crate) struct ReplicaThread<E: Engine> {
     pub status: Arc<Mutex<EngineStatus>>,
     pub failure: Arc<Failure>,
     pub started: Instant,
+    /// A stop was asked for, clean or not.
+    pub stop: Option<bool>,
+    /// Empty between turns; kept for its memory.
+    pub taken: Vec<Event<E::Message>>,
 }
 
 impl<E: Engine + 'static> ReplicaThread<E> {
     /// Runs until it is told to stop; `recovered` are the engine's effects from before.
-    pub(crate) fn run(mut self, recovered: Vec<Effect<E::Message>>) -> JournalThread {
+    pub(crate) fn run(
+        mut self,
+        door: &Door<E>,
+        recovered: Vec<Effect<E::Message>>,
+    ) -> JournalThread {
         let step = self.replica.order(recovered);
         self.carry_out(step);
-        let mut taken = Vec::new();
+        *door.replica() = Some(self);
         let mut next_tick = Instant::now();
         loop {
-            let patience = next_tick.saturating_duration_since(Instant::now());
-            if !self.inbox.drain(patience, DRAIN_MAX, &mut taken) {
-                return self.journal;
-            }
-            let mut inputs = Vec::with_capacity(taken.len() + 2);
-            let mut stop = None;
-            let mut requests = Vec::new();
-            for event in taken.drain(..) {
-                stop = stop.or(self.take(event, &mut inputs, &mut requests));
-            }
-            if !requests.is_empty() {
-                inputs.push(Input::Requests(requests));
-            }
+            let open = door.inbox().wait(next_tick.saturating_duration_since(Instant::now()));
+            let mut replica = door.replica();
+            let Some(this) = replica.as_mut() else { unreachable!("only its thread takes it") };
             let now = Instant::now();
-            if now >= next_tick {
+            let tick = now >= next_tick;
+            if tick {
                 // One tick after a pause, never a burst.
                 next_tick = now + TICK;
-                inputs.push(self.tick(now));
-                self.show();
             }
-            let step = self.replica.step(inputs);
-            self.verify.publish(self.replica.engine().horizon());
-            self.carry_out(step);
-            if let Some(clean) = stop {
-                self.stop(clean);
-                return self.journal;
+            this.turn(DRAIN_MAX, tick.then_some(now));
+            if (this.stop.is_some() || !open)
+                && let Some(mut this) = replica.take()
+            {
+                if let Some(clean) = this.stop {
+                    this.end(clean);
+                }
+                return this.journal;
             }
         }
     }
 
-    /// Sorts one event; `Some` asks for a stop, clean or not.
+    /// One step on a thread that brought an event while the replica's own slept.
+    pub(crate) fn help(&mut self) {
+        // The journal's thread may be the one that helps: it must not wait for itself.
+        if self.stop.is_none() && self.journal.has_room_for(HELP_MAX + 2) {
+            self.turn(HELP_MAX, None);
+        }
+    }
+
+    /// Takes what waits, steps the engine, carries out the effects.
+    fn turn(&mut self, most: usize, tick: Option<Instant>) {
+        let mut taken = std::mem::take(&mut self.taken);
+        let _ = self.inbox.drain(Duration::ZERO, most, &mut taken);
+        let mut inputs = Vec::with_capacity(taken.len() + 2);
+        let mut requests = Vec::new();
+        for event in taken.drain(..) {
+            self.take(event, &mut inputs, &mut requests);
+        }
+        self.taken = taken;
+        if !requests.is_empty() {
+            inputs.push(Input::Requests(requests));
+        }
+        if let Some(now) = tick {
+            inputs.push(self.tick(now));
+            self.show();
+        }
+        let step = self.replica.step(inputs);
+        self.verify.publish(self.replica.engine().horizon());
+        self.carry_out(step);
+    }
+
+    /// Sorts one event.
     fn take(
         &mut self,
         event: Event<E::Message>,
         inputs: &mut Vec<Input<E::Message>>,
         requests: &mut Vec<Arc<SignedRequest>>,
-    ) -> Option<bool> {
+    ) {
         match event {
             Event::Input(input) => inputs.push(input),
             Event::Request(request) => requests.push(request),
@@ -97,9 +130,8 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             Event::Installed(certificate) => inputs.push(Input::Installed(certificate)),
             Event::StableStored(height) => self.journal.truncate(height),
             Event::Evidence(evidence) => self.evidence(Source::Clients, evidence),
-            Event::Stop { clean } => return Some(clean),
+            Event::Stop { clean } => self.stop = self.stop.or(Some(clean)),
         }
-        None
     }
 
     fn tick(&self, now: Instant) -> Input<E::Message> {
@@ -194,7 +226,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
         let _ = self.background.push(source, 0, Job::Evidence(evidence));
     }
 
-    fn stop(&mut self, clean: bool) {
+    fn end(&mut self, clean: bool) {
         if clean && let Some(write) = self.replica.shutdown() {
             self.journal.write(write);
         }

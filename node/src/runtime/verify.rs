@@ -4,6 +4,7 @@
 //! hop, which costs as much as the signature. Everything else goes to the pool, so that a batch of
 //! a thousand signatures delays nobody's votes.
 
+use super::door::Door;
 use super::event::Event;
 use super::inbox::{Inbox, Quota, Source};
 use crate::metrics::Metrics;
@@ -33,7 +34,7 @@ pub(crate) struct Verify<E: Engine> {
     work: Arc<Inbox<Work>>,
     busy: Arc<AtomicUsize>,
     horizon: Arc<RwLock<Arc<Horizon>>>,
-    replica: Arc<Inbox<Event<E::Message>>>,
+    replica: Arc<Door<E>>,
     metrics: Arc<Metrics>,
 }
 
@@ -54,7 +55,7 @@ impl<E: Engine + 'static> Verify<E> {
     #[must_use]
     pub(crate) fn new(
         horizon: Horizon,
-        replica: Arc<Inbox<Event<E::Message>>>,
+        replica: Arc<Door<E>>,
         quota: Quota,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -110,6 +111,10 @@ impl<E: Engine + 'static> Verify<E> {
     /// A request of an authenticated client; false when the pool is full.
     #[must_use]
     pub(crate) fn request(&self, request: SignedRequest) -> bool {
+        if request.wire_bytes() <= INLINE_BYTES_MAX && self.idle() {
+            self.check(request);
+            return true;
+        }
         let bytes = request.wire_bytes();
         self.work.push(Source::Clients, bytes, Work::Request(Box::new(request))).is_ok()
     }
@@ -147,12 +152,26 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 
+    /// To the replica; with more to verify, its steps are its own thread's.
+    fn deliver(
+        &self,
+        source: Source,
+        bytes: usize,
+        event: Event<E::Message>,
+    ) -> Result<(), Event<E::Message>> {
+        if self.work.is_empty() {
+            self.replica.step_in(source, bytes, event)
+        } else {
+            self.replica.inbox().push(source, bytes, event)
+        }
+    }
+
     fn decode(&self, from: ReplicaId, frame: &[u8]) {
         let horizon = self.horizon();
         match E::decode(&horizon, from, frame) {
             Ok(message) => {
                 let event = Event::Input(Input::Message { from, message });
-                if self.replica.push(Source::Peer(from.0), frame.len(), event).is_err() {
+                if self.deliver(Source::Peer(from.0), frame.len(), event).is_err() {
                     self.metrics.peer_dropped(from);
                 }
             }
@@ -161,8 +180,7 @@ impl<E: Engine + 'static> Verify<E> {
                 if let Reject::Proven(_, evidence) = reason {
                     // A full share means that as much is under way already.
                     let bytes = frame.len();
-                    let _ =
-                        self.replica.push(Source::Peer(from.0), bytes, Event::Evidence(evidence));
+                    let _ = self.deliver(Source::Peer(from.0), bytes, Event::Evidence(evidence));
                 }
             }
         }
@@ -177,7 +195,7 @@ impl<E: Engine + 'static> Verify<E> {
         }
         let bytes = request.wire_bytes();
         let event = Event::Request(Arc::new(request));
-        if self.replica.push(Source::Clients, bytes, event).is_err() {
+        if self.deliver(Source::Clients, bytes, event).is_err() {
             self.metrics.requests_refused.inc();
         }
     }
@@ -185,7 +203,7 @@ impl<E: Engine + 'static> Verify<E> {
     fn check_batch(&self, batch: &Batch) {
         self.metrics.checked_late.inc();
         let checked = Input::Checked { batch: batch.digest(), valid: self.horizon().check(batch) };
-        let _ = self.replica.push(Source::Internal, 0, Event::Input(checked));
+        let _ = self.deliver(Source::Internal, 0, Event::Input(checked));
     }
 
     fn rejected(&self, from: ReplicaId, reason: &Reject) {

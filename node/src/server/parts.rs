@@ -6,6 +6,7 @@ use super::{Node, NodeError};
 use crate::journal::{Journal, JournalMetrics, JournalThread, abort_process};
 use crate::metrics::Progress;
 use crate::runtime::background::{Background, Job};
+use crate::runtime::door::Door;
 use crate::runtime::event::Event;
 use crate::runtime::evidence::EvidenceKeeper;
 use crate::runtime::executor_thread::{ExecutorThread, Task};
@@ -124,6 +125,8 @@ pub(super) fn replica_thread<E: Engine + 'static>(
         status: shared.status.clone(),
         failure: shared.failure.clone(),
         started: Instant::now(),
+        stop: None,
+        taken: Vec::new(),
     }
 }
 
@@ -152,10 +155,10 @@ pub(super) fn start_transfer<M>(
     })?)
 }
 
-pub(super) fn start_journal<M: Send + 'static>(
+pub(super) fn start_journal<E: Engine + 'static>(
     node: &Node,
     journal: Journal,
-    replica: &Arc<Inbox<Event<M>>>,
+    replica: &Arc<Door<E>>,
 ) -> Result<JournalThread, NodeError> {
     let metrics = JournalMetrics {
         syncs: node.metrics.fsyncs.clone(),
@@ -164,7 +167,7 @@ pub(super) fn start_journal<M: Send + 'static>(
     };
     let written = replica.clone();
     let completion = move |number| {
-        let _ = written.push(Source::Internal, 0, Event::Written(number));
+        let _ = written.step_in(Source::Internal, 0, Event::Written(number));
     };
     Ok(JournalThread::spawn(journal, metrics, completion, abort_process)?)
 }

@@ -11,6 +11,7 @@ use super::{Node, NodeError};
 use crate::journal::{Journal, JournalThread};
 use crate::runtime::Failure;
 use crate::runtime::background::Job;
+use crate::runtime::door::Door;
 use crate::runtime::event::Event;
 use crate::runtime::executor_thread::Task;
 use crate::runtime::inbox::{Inbox, Quota, Source};
@@ -80,8 +81,9 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
         };
         let status = Arc::new(Mutex::new(engine.status()));
-        let (inbox, metrics) = (queues.replica.clone(), node.metrics.clone());
-        let verify: Verify<E> = Verify::new(engine.horizon(), inbox, VERIFY_QUOTA, metrics);
+        let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone()));
+        let metrics = node.metrics.clone();
+        let verify = Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics);
         let accusations = executor.reader().accusations()?;
         let transport = TransportThread::start("transport")?;
         let transfer = start_transfer(node, &ledger, &executor, &queues, failure)?;
@@ -93,7 +95,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
         let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
-        let journal = start_journal(node, journal, &queues.replica)?;
+        let journal = start_journal(node, journal, &door)?;
         let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared)?;
         resume(&executor, &queues, failure)?;
         let executor =
@@ -105,7 +107,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let replica = {
             let inbox = queues.replica.clone();
             let ask = move || drop(inbox.push(Source::Internal, 0, Event::Stop { clean: false }));
-            Thread::spawn("replica", failure, ask, move || replica.run(recovered))?
+            Thread::spawn("replica", failure, ask, move || replica.run(&door, recovered))?
         };
         let executor = {
             let inbox = queues.executor.clone();
