@@ -37,19 +37,14 @@ impl<E: Engine + 'static> Door<E> {
         self.replica.lock().expect("no step panics")
     }
 
-    /// Brings an event, and does the step if the replica's thread sleeps.
-    ///
-    /// # Errors
-    /// The event, when its source's share of the queue is full or the queue is closed.
-    pub(crate) fn step_in(
-        &self,
-        source: Source,
-        bytes: usize,
-        event: Event<E::Message>,
-    ) -> Result<(), Event<E::Message>> {
-        let asleep = self.inbox.push_silently(source, bytes, event)?;
-        if !asleep {
-            return Ok(());
+    /// Brings an event, and does the step if the replica's thread sleeps. False when the source's
+    /// share of the queue is full or the queue is closed.
+    #[must_use]
+    pub(crate) fn step_in(&self, source: Source, bytes: usize, event: Event<E::Message>) -> bool {
+        match self.inbox.push_silently(source, bytes, event) {
+            Err(_) => return false,
+            Ok(false) => return true,
+            Ok(true) => {}
         }
         if let Ok(mut replica) = self.replica.try_lock()
             && let Some(replica) = replica.as_mut()
@@ -58,6 +53,6 @@ impl<E: Engine + 'static> Door<E> {
         }
         // What came meanwhile, or more than one step takes, is for the replica's thread.
         self.inbox.wake_for_more();
-        Ok(())
+        true
     }
 }

@@ -152,17 +152,14 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 
-    /// To the replica; with more to verify, its steps are its own thread's.
-    fn deliver(
-        &self,
-        source: Source,
-        bytes: usize,
-        event: Event<E::Message>,
-    ) -> Result<(), Event<E::Message>> {
+    /// To the replica; with more to verify, its steps are its own thread's. False when its queue has
+    /// no room for this source.
+    #[must_use]
+    fn deliver(&self, source: Source, bytes: usize, event: Event<E::Message>) -> bool {
         if self.work.is_empty() {
             self.replica.step_in(source, bytes, event)
         } else {
-            self.replica.inbox().push(source, bytes, event)
+            self.replica.inbox().push(source, bytes, event).is_ok()
         }
     }
 
@@ -171,7 +168,7 @@ impl<E: Engine + 'static> Verify<E> {
         match E::decode(&horizon, from, frame) {
             Ok(message) => {
                 let event = Event::Input(Input::Message { from, message });
-                if self.deliver(Source::Peer(from.0), frame.len(), event).is_err() {
+                if !self.deliver(Source::Peer(from.0), frame.len(), event) {
                     self.metrics.peer_dropped(from);
                 }
             }
@@ -195,7 +192,7 @@ impl<E: Engine + 'static> Verify<E> {
         }
         let bytes = request.wire_bytes();
         let event = Event::Request(Arc::new(request));
-        if self.deliver(Source::Clients, bytes, event).is_err() {
+        if !self.deliver(Source::Clients, bytes, event) {
             self.metrics.requests_refused.inc();
         }
     }
@@ -203,6 +200,7 @@ impl<E: Engine + 'static> Verify<E> {
     fn check_batch(&self, batch: &Batch) {
         self.metrics.checked_late.inc();
         let checked = Input::Checked { batch: batch.digest(), valid: self.horizon().check(batch) };
+        // Internal events are refused only when the process is stopping.
         let _ = self.deliver(Source::Internal, 0, Event::Input(checked));
     }
 
