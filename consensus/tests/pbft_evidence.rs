@@ -72,6 +72,23 @@ fn a_primary_that_tells_one_replica_another_batch_is_proven_though_the_others_de
 }
 
 #[test]
+fn a_replica_that_waits_for_others_to_vouch_is_shown_the_other_proposal_too() {
+    let mut network = with_traitor(0, 36);
+    let forge = network.forge();
+    let many = |network: &Network, client: u64| {
+        let requests = (1..=10).map(|it| request(&network.cluster(), client, it)).collect();
+        Arc::new(Batch::new(network.wall(0), false, None, requests))
+    };
+    let (one, other) = (many(&network, 1), many(&network, 2));
+    for to in [1, 2] {
+        network.send(0, to, &forge.pre_prepare(0, 0, 1, &one));
+    }
+    network.send(0, 3, &forge.pre_prepare(0, 0, 1, &other));
+    network.run_until("all have proof", |it| it.up().iter().all(|id| !proven(it, *id).is_empty()));
+    assert_eq!(network.node(3).checks, 0, "it has not voted");
+}
+
+#[test]
 fn a_replica_that_votes_for_another_batch_brings_no_proof_against_a_correct_primary() {
     let mut network = with_traitor(3, 33);
     let forge = network.forge();

@@ -186,13 +186,25 @@ pub(super) fn unfounded_new_view<'a>(
 }
 
 impl Pbft {
-    /// Hands out proof against a replica, once for each thing it is about.
-    pub(super) fn accuse(&mut self, evidence: Evidence) {
-        let Ok(subject) = evidence.fault(&self.cluster) else { return };
+    /// Hands out proof against a replica, once for each thing it is about; says whether it did.
+    pub(super) fn accuse(&mut self, evidence: Evidence) -> bool {
+        let Ok(subject) = evidence.fault(&self.cluster) else { return false };
         let Evidence { culprit, kind, .. } = evidence;
         let known = self.accused.iter().filter(|it| (it.0, it.1) == (culprit, kind)).count();
-        if known < ACCUSATIONS_MAX && self.accused.insert((culprit, kind, subject)) {
+        let new = known < ACCUSATIONS_MAX && self.accused.insert((culprit, kind, subject));
+        if new {
             self.out.push(Effect::Evidence(evidence));
+        }
+        new
+    }
+
+    /// Proves that a primary proposed two batches for one slot, and shows both to all. Some have not
+    /// voted, and so were shown nothing; they will leave this view as soon as the others do.
+    pub(super) fn accuse_leader(&mut self, leader: ReplicaId, known: &Vote, vote: &Vote) {
+        if self.accuse(two_votes(leader, kind::PRE_PREPARE, known, vote)) {
+            for shown in [known, vote] {
+                self.send_after(To::Others, Message::Proposed(*shown), 0);
+            }
         }
     }
 
@@ -230,7 +242,7 @@ impl Pbft {
             Some(known) if known.statement.digest != digest => {
                 self.suspicion.faulty = true;
                 let leader = primary(&self.membership, view);
-                self.accuse(two_votes(leader, kind::PRE_PREPARE, &known, &vote));
+                self.accuse_leader(leader, &known, &vote);
             }
             Some(_) | None => self.reject(from, Reject::Known),
         }

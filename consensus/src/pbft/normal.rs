@@ -318,7 +318,11 @@ impl Pbft {
         second: &Vote,
     ) {
         mark!("two votes for one slot");
-        self.accuse(two_votes(culprit, kind, first, second));
+        if kind == kind::PRE_PREPARE {
+            self.accuse_leader(culprit, first, second);
+        } else {
+            self.accuse(two_votes(culprit, kind, first, second));
+        }
         self.reject(culprit, Reject::Protocol("two votes for one slot"));
     }
 
