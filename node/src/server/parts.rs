@@ -11,7 +11,7 @@ use crate::runtime::event::Event;
 use crate::runtime::evidence::EvidenceKeeper;
 use crate::runtime::executor_thread::{ExecutorThread, Task};
 use crate::runtime::gateway::Gateway;
-use crate::runtime::inbox::{Inbox, Source};
+use crate::runtime::inbox::Source;
 use crate::runtime::replica_thread::ReplicaThread;
 use crate::runtime::routes::Routes;
 use crate::runtime::verify::Verify;
