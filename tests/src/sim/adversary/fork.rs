@@ -90,6 +90,21 @@ impl Adversary for Fork {
             _ => Verdict::Pass,
         }
     }
+
+    fn receiving(
+        &mut self,
+        _: &mut Hands<'_>,
+        _: ReplicaId,
+        _: &[u8],
+        message: Option<&Message>,
+    ) -> bool {
+        !warns(message)
+    }
+}
+
+/// What would make the liars' honest halves leave the view: correct replicas say that they were lied to.
+fn warns(message: Option<&Message>) -> bool {
+    matches!(message, Some(Message::Suspect { .. } | Message::Proposed(_)))
 }
 
 struct Accomplice;
@@ -102,7 +117,7 @@ impl Adversary for Accomplice {
         _: &[u8],
         message: Option<&Message>,
     ) -> bool {
-        let Some(Message::PrePrepare(proposal)) = message else { return true };
+        let Some(Message::PrePrepare(proposal)) = message else { return !warns(message) };
         if from != LEADER {
             return true;
         }
