@@ -31,7 +31,7 @@ pub struct PrePrepare {
     pub vote: Vote,
     /// The batch it names.
     pub batch: Arc<Batch>,
-    /// The signatures of its requests are left to others for now, see [`super::vouching`]. Said by
+    /// The signatures of its requests are left to others for now, see the module `vouching`. Said by
     /// `decode` to the engine, never on the wire.
     #[serde(skip)]
     pub unchecked: bool,
