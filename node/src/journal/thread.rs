@@ -202,10 +202,11 @@ fn carry_out(
 ) -> Result<(), StorageError> {
     let started = Instant::now();
     journal.write(merged.writes, |number| {
-        completion(number);
+        // Counted first: whoever hears of the write finds it counted.
         metrics.syncs.inc();
         metrics.bytes.inc_by(merged.bytes as u64);
         metrics.seconds.observe(started.elapsed().as_secs_f64());
+        completion(number);
     })?;
     // After the write, which others wait for. Records at or below a stable checkpoint are of no more
     // use, also those that were queued behind the truncation.
