@@ -5,6 +5,10 @@ const _: () = assert!(
     "a build for the simulator holds seeded mistakes: build conclave without that feature"
 );
 
+/// Frames, requests and answers come and go by the thousand, across threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     conclave_client::cli::run(std::env::args_os()).into()
 }

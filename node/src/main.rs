@@ -17,6 +17,11 @@ const _: () = assert!(
     "a build for the simulator holds seeded mistakes: build conclave-node without that feature"
 );
 
+/// What one thread decodes another executes and a third drops; glibc's allocator takes a twelfth of a
+/// loaded node's time with that, and this one a third of it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One organization's replica of a Conclave cluster.
 #[derive(Parser)]
 #[command(name = "conclave-node", version, about, max_term_width = 100)]

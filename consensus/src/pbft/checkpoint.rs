@@ -64,6 +64,11 @@ impl Checkpoints {
         self.installing.is_some()
     }
 
+    /// Whether the ledger executes nothing for now, however much is handed to it.
+    pub(super) fn stands_still(&self) -> bool {
+        self.diverged || self.installing()
+    }
+
     /// The newest CHECKPOINT of this member.
     pub(super) fn newest_of(&self, member: ReplicaId) -> Option<Signed<CheckpointVote>> {
         self.newest.get(&member).cloned()

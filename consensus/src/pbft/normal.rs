@@ -138,13 +138,16 @@ impl Pbft {
         self.idle_mark_due().then(|| Arc::new(Batch::new(self.wall, true, None, Vec::new())))
     }
 
-    /// Beside others in flight a batch leaves when it is full or holds as many requests as they do
-    /// together; else it waits and grows. A batch costs some twenty signatures whatever its size,
-    /// and under load many small ones crowd out the requests. With nothing in flight all leave, so
-    /// that a request waits at most for what was proposed before it.
+    /// Beside others on their way a batch leaves when it is full or holds as many requests as they
+    /// do together; else it waits and grows. A batch costs some twenty signatures and a checkpoint's
+    /// share whatever its size, and under load many small ones crowd out the requests. What is
+    /// decided and not yet executed is on its way too: a ledger that falls behind is given fewer and
+    /// larger blocks. With nothing on its way all leave, so that a request waits at most for what
+    /// was proposed before it.
     fn worth_a_slot(&self) -> bool {
-        let in_flight = self.log.range(self.agreed.next()..self.next);
-        let requests: usize = in_flight
+        let settled = if self.checkpoints.stands_still() { self.agreed } else { self.executed };
+        let on_their_way = self.log.range(settled.min(self.agreed).next()..self.next);
+        let requests: usize = on_their_way
             .filter_map(|(_, instance)| instance.proposed_body())
             .map(|batch| batch.requests.len())
             .sum();

@@ -17,6 +17,9 @@ const LEDGER_BUFFER_BYTES: usize = 16 << 20;
 const BLOB_BYTES_MIN: u64 = 1 << 10;
 /// One table file: small, so that one compaction does not hold up the next for long. Bytes.
 const TABLE_FILE_BYTES: u64 = 16 << 20;
+/// Flushed files that one compaction merges into the level below. It rewrites that level, and so the fewer of them the
+/// better; filters make the files between them cheap to read.
+const LEVEL_ZERO_FILES: i32 = 8;
 /// Open files per instance; the default keeps every table file open for ever.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -138,7 +141,8 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
     blocks.set_bloom_filter(10.0, false);
     blocks.set_optimize_filters_for_memory(true);
     options.set_block_based_table_factory(&blocks);
-    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_compression_per_level(&compression(table));
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
     options.set_target_file_size_base(TABLE_FILE_BYTES);
     options.set_write_buffer_size(match table {
         Some(Table::Journal) => JOURNAL_BUFFER_BYTES,
@@ -163,6 +167,16 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
         options.set_blob_compression_type(DBCompressionType::Lz4);
     }
     options
+}
+
+/// How the levels of a table are compressed, from the first on. Files of the first two are merged away soon. Nodes of the
+/// trie are mostly hashes, and rows marked as changed are gone after one checkpoint.
+fn compression(table: Option<Table>) -> [DBCompressionType; 7] {
+    use DBCompressionType::{Lz4, None as Plain};
+    match table {
+        Some(Table::Trie | Table::Dirty) => [Plain; 7],
+        _ => [Plain, Plain, Lz4, Lz4, Lz4, Lz4, Lz4],
+    }
 }
 
 /// How a batch is written.
