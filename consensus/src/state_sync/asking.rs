@@ -11,8 +11,12 @@ use crate::types::ReplicaId;
 const FLIGHTS_PER_PEER: usize = 2;
 pub(super) const FLIGHTS_MAX: usize = 8;
 
-/// A peer has this long to answer; twice as long after each time it did not, up to eight times.
-const ANSWER_MS: u64 = 3_000;
+/// A peer has this long to answer; twice as long after each time it did not, up to sixteen times.
+const ANSWER_MS: u64 = 1_000;
+const DOUBLINGS_MAX: u32 = 4;
+
+/// A peer that does not have this state may have it soon, when its own checkpoint has become stable.
+const UNAVAILABLE_MS: u64 = 1_000;
 
 /// A peer that has served as much as it may is asked again after this.
 const BUSY_MS: u64 = 250;
@@ -31,7 +35,19 @@ pub(super) struct Peer {
     pub(super) rest_until_ms: u64,
     last_asked: u64,
     pub(super) faulty: bool,
+    /// Its last answer was that it does not serve the target.
     pub(super) unavailable: bool,
+}
+
+impl Peer {
+    /// Whether nothing says that the target will come from here.
+    pub(super) fn hopeless(&self) -> bool {
+        self.faulty || self.unavailable || self.timeouts > 0
+    }
+
+    fn answer_ms(&self) -> u64 {
+        ANSWER_MS << self.timeouts.min(DOUBLINGS_MAX)
+    }
 }
 
 impl StateSync {
@@ -65,6 +81,15 @@ impl StateSync {
         }
     }
 
+    /// Ends a request that its peer does not have the state for: others are asked at once.
+    pub(super) fn unavailable(&mut self, id: u64, from: ReplicaId, now_ms: u64) {
+        self.land(id);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.unavailable = true;
+            peer.rest_until_ms = now_ms.saturating_add(UNAVAILABLE_MS);
+        }
+    }
+
     /// Ends a request without an answer: its parts are to be asked for again.
     pub(super) fn land(&mut self, id: u64) {
         if let Some(flight) = self.flights.remove(&id) {
@@ -85,20 +110,20 @@ impl StateSync {
         for (id, peer) in late {
             self.land(id);
             if let Some(peer) = self.peers.get_mut(&peer) {
-                let rest = ANSWER_MS << peer.timeouts.min(3);
+                peer.rest_until_ms = now_ms.saturating_add(peer.answer_ms());
                 peer.timeouts = peer.timeouts.saturating_add(1);
-                peer.rest_until_ms = now_ms.saturating_add(rest);
             }
         }
     }
 
     pub(super) fn ask(&mut self, now_ms: u64, actions: &mut Vec<SyncAction>) {
-        while !self.remote.is_empty() && self.flights.len() < FLIGHTS_MAX {
+        // Who starves waits for a newer target.
+        while !self.starved && !self.remote.is_empty() && self.flights.len() < FLIGHTS_MAX {
             // Who was asked longest ago, among those that have room: all are asked in turn.
             let Some((to, peer)) = self
                 .peers
                 .iter_mut()
-                .filter(|(_, peer)| !peer.faulty && !peer.unavailable)
+                .filter(|(_, peer)| !peer.faulty)
                 .filter(|(_, p)| p.flights < FLIGHTS_PER_PEER && p.rest_until_ms <= now_ms)
                 .min_by_key(|(_, peer)| (peer.flights, peer.last_asked))
             else {
@@ -108,7 +133,7 @@ impl StateSync {
             self.next_id += 1;
             peer.flights += 1;
             peer.last_asked = id;
-            let due_ms = now_ms.saturating_add(ANSWER_MS << peer.timeouts.min(3));
+            let due_ms = now_ms.saturating_add(peer.answer_ms());
             let tasks = self.remote.split_off(self.remote.len().saturating_sub(WANTS_MAX));
             let wants = tasks.iter().map(Task::want).collect();
             let request = TransferRequest { id, height: self.target().height(), wants };

@@ -34,7 +34,7 @@ pub enum SyncAction {
         /// What it did.
         what: Blame,
     },
-    /// No peer serves this target any more: find a newer one, then [`StateSync::retarget`].
+    /// No peer is known to serve this target any more: find a newer one, then [`StateSync::retarget`].
     NeedTarget,
     /// All is staged or was there: sync the storage, then [`super::Swap`].
     Complete,
@@ -134,7 +134,10 @@ impl StateSync {
         self.progress = Progress::default();
         (self.finished, self.starved) = (false, false);
         for peer in self.peers.values_mut() {
-            (peer.flights, peer.unavailable) = (0, false);
+            if std::mem::take(&mut peer.unavailable) {
+                peer.rest_until_ms = 0;
+            }
+            peer.flights = 0;
         }
         let root = self.target.state_root();
         let top = Task {
@@ -195,8 +198,7 @@ impl StateSync {
             self.finished = true;
             actions.push(SyncAction::Complete);
         } else if self.flights.is_empty() && !self.remote.is_empty() && !self.starved {
-            let hopeless = |peer: &Peer| peer.faulty || peer.unavailable;
-            if self.peers.values().all(hopeless) {
+            if self.peers.values().all(Peer::hopeless) {
                 mark!("no peer serves the target any more");
                 self.starved = true;
                 actions.push(SyncAction::NeedTarget);
@@ -221,10 +223,7 @@ impl StateSync {
                 self.on_chunk(id, from, items, &mut actions)?;
             }
             TransferMessage::Unavailable { id } if self.is_open(id, from) => {
-                self.land(id);
-                if let Some(peer) = self.peers.get_mut(&from) {
-                    peer.unavailable = true;
-                }
+                self.unavailable(id, from, now_ms);
             }
             TransferMessage::Busy { id } if self.is_open(id, from) => self.busy(id, from, now_ms),
             TransferMessage::Chunk { .. }
@@ -370,7 +369,10 @@ impl StateSync {
                 peer.faulty = true;
                 actions.push(SyncAction::Blame { peer: from, what });
             }
-            None => (peer.timeouts, peer.rest_until_ms) = (0, 0),
+            None => {
+                (peer.timeouts, peer.rest_until_ms) = (0, 0);
+                peer.unavailable = false;
+            }
         }
         if !batch.writes.is_empty() {
             actions.push(SyncAction::Stage(batch));

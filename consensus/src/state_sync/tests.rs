@@ -63,6 +63,8 @@ enum Manner {
     /// Flips a bit of what it sends, if it sends anything.
     Poison(usize),
     Unavailable,
+    /// Unavailable so many times, then honest.
+    NotYet(usize),
     TooMuch,
 }
 
@@ -71,6 +73,8 @@ struct Run<'a> {
     server: &'a MemoryStorage,
     manners: Vec<Manner>,
     blamed: Vec<ReplicaId>,
+    /// How often no peer was left that was known to serve the target.
+    starved: usize,
     chunks: usize,
     /// Stop, as if killed, after so many writes.
     writes_left: usize,
@@ -81,7 +85,15 @@ struct Killed;
 impl<'a> Run<'a> {
     fn new(storage: &'a MemoryStorage, server: &'a MemoryStorage, manners: &[Manner]) -> Self {
         let manners = manners.to_vec();
-        Self { storage, server, manners, blamed: vec![], chunks: 0, writes_left: usize::MAX }
+        Self {
+            storage,
+            server,
+            manners,
+            blamed: vec![],
+            starved: 0,
+            chunks: 0,
+            writes_left: usize::MAX,
+        }
     }
 
     fn write(&mut self, batch: WriteBatch, durability: Durability) -> Result<(), Killed> {
@@ -95,7 +107,8 @@ impl<'a> Run<'a> {
 
     fn fetch(&mut self, target: TransferTarget) -> Result<StateSync, Killed> {
         let peers = (0..self.manners.len()).map(|id| ReplicaId(id as u16));
-        let mut sync = StateSync::begin(target, self.storage.snapshot().unwrap(), peers);
+        let snapshot = self.storage.snapshot().unwrap();
+        let mut sync = StateSync::begin(target.clone(), snapshot, peers);
         let mut now_ms = 0;
         let mut wire: Vec<(ReplicaId, Vec<u8>)> = Vec::new();
         for _ in 0..100_000 {
@@ -118,7 +131,10 @@ impl<'a> Run<'a> {
                     }
                     SyncAction::Stage(batch) => self.write(batch, Durability::Buffered)?,
                     SyncAction::Blame { peer, .. } => self.blamed.push(peer),
-                    SyncAction::NeedTarget => panic!("an honest peer serves it"),
+                    SyncAction::NeedTarget => {
+                        self.starved += 1;
+                        sync.retarget(target.clone(), self.storage.snapshot().unwrap());
+                    }
                     SyncAction::Complete => return Ok(sync),
                 }
             }
@@ -130,11 +146,15 @@ impl<'a> Run<'a> {
         let snapshot = self.server.snapshot().unwrap();
         let mut answer = serve(&*snapshot, &*snapshot, request).unwrap();
         self.chunks += 1;
-        match self.manners[usize::from(to.0)] {
-            Manner::Honest => {}
+        match &mut self.manners[usize::from(to.0)] {
+            Manner::Honest | Manner::NotYet(0) => {}
+            Manner::NotYet(times) => {
+                *times -= 1;
+                return Some(TransferMessage::Unavailable { id: request.id });
+            }
             Manner::Silent => return None,
             Manner::Unavailable => return Some(TransferMessage::Unavailable { id: request.id }),
-            Manner::Poison(at) => poison(&mut answer, at),
+            Manner::Poison(at) => poison(&mut answer, *at),
             Manner::TooMuch => {
                 if let TransferMessage::Chunk { items, .. } = &mut answer {
                     items.push(items[0].clone());
@@ -288,6 +308,7 @@ proptest! {
         prop_assert!(run.run(&target, 1 << 30).is_ok());
         prop_assert_eq!(content(&storage), content(&server));
         prop_assert!(!run.blamed.contains(&ReplicaId(0)), "silence is no fault");
+        prop_assert_eq!(run.starved, 0, "an honest peer serves it");
     }
 
     #[test]
@@ -308,6 +329,18 @@ fn many(count: u32, value: &[u8]) -> Rows {
     (0..count)
         .map(|number| ((Table::Store, number.to_be_bytes().to_vec()), value.to_vec()))
         .collect()
+}
+
+/// A peer that is silent for ever once held the only request, while the others had the state a moment later.
+#[test]
+fn a_peer_that_has_the_state_later_is_asked_again_and_silence_counts_as_not_having_it() {
+    let rows = many(300, &[7; 100]);
+    let (storage, server) = (state(&Rows::new()), state(&rows));
+    let manners = [Manner::NotYet(3), Manner::Silent];
+    let mut run = Run::new(&storage, &server, &manners);
+    assert!(run.run(&target_of(&server, 9), 1 << 30).is_ok());
+    assert!(run.starved > 0, "a newer target is looked for meanwhile");
+    assert_eq!(content(&storage), content(&server));
 }
 
 #[test]

@@ -11,6 +11,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// A quarter of a simulation's time would else go into memory that is given back at once.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Lie to a cluster, cut its power, split its network: every run is a function of its seed.
 #[derive(Parser)]
 #[command(name = "conclave-sim", version)]

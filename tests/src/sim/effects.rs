@@ -146,7 +146,8 @@ impl Node {
             Loss::Known => !good,
             Loss::Unseen(epoch) => !good || status.epoch.0 <= *epoch,
         });
-        self.owed = self.owed.filter(|height| process.executor.height() < *height);
+        // Until it votes, a peer may show it a CHECKPOINT that its lost ledger had made good.
+        self.owed = self.owed.filter(|height| !good || process.executor.height() < *height);
         process.status = status;
         let (replica, boot) = (self.id, process.boot);
         let waiting = process.replica.waiting();
