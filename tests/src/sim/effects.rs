@@ -146,8 +146,11 @@ impl Node {
             Loss::Known => !good,
             Loss::Unseen(epoch) => !good || status.epoch.0 <= *epoch,
         });
-        // Until it votes, a peer may show it a CHECKPOINT that its lost ledger had made good.
-        self.owed = self.owed.filter(|height| !good || process.executor.height() < *height);
+        let restored = |height: Sequence| {
+            let tip = process.executor.tip().expect("memory can be read");
+            tip.height >= height && tip.checkpoint.is_some_and(|it| it.height >= self.vouched)
+        };
+        self.owed = self.owed.filter(|height| !good || !restored(*height));
         process.status = status;
         let (replica, boot) = (self.id, process.boot);
         let waiting = process.replica.waiting();
@@ -291,6 +294,9 @@ impl Node {
             && let Some(signed) = signatures::of(message, ReplicaId(replica), members)
         {
             fabric.saw(&Fact::Signed { replica, signed });
+        }
+        if let Message::Checkpoint(vote) = message {
+            self.vouched = self.vouched.max(vote.value.checkpoint.height);
         }
         let bytes = Arc::new(Pbft::encode(message));
         for target in targets.filter(|target| *target != replica) {

@@ -109,7 +109,9 @@ impl Node {
         let Some(process) = &mut self.process else { return Ok(()) };
         process.executor.install_staged(&target)?;
         process.fetching = false;
-        self.flipped = false;
+        if std::mem::take(&mut self.flipped) {
+            self.owe();
+        }
         fabric.checks.cast_mut().damaged.remove(&self.id);
         let Some(process) = &mut self.process else { return Ok(()) };
         let held = std::mem::take(&mut process.held);

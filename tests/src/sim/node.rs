@@ -184,8 +184,11 @@ pub struct Node {
     pub full: bool,
     /// What its disks lost and what is not made good yet.
     pub lost: Option<Loss>,
-    /// Its ledger held this height when it was lost, and has not come there again.
+    /// Its ledger held this height, or a CHECKPOINT said so, when it was lost, and has not come there again: until
+    /// it has, a peer may show it that CHECKPOINT.
     pub owed: Option<Sequence>,
+    /// The highest CHECKPOINT it sent.
+    pub vouched: Sequence,
     /// Something in its ledger was changed unseen; it may find that it differs.
     pub flipped: bool,
     /// Another mind behind the same key.
@@ -216,6 +219,7 @@ impl Node {
             full: false,
             lost: None,
             owed: None,
+            vouched: Sequence(0),
             flipped: false,
             traitor: None,
             last_end: None,
@@ -288,7 +292,7 @@ impl Node {
         let Some((journal, ledger)) = self.copy.take() else { return };
         self.journal = journal;
         if both {
-            self.owed = self.owed.max(Some(self.ledger.height()));
+            self.owe();
             self.ledger = Arc::new(ledger);
         }
         self.lost = Some(Loss::Unseen(epoch));
@@ -298,7 +302,7 @@ impl Node {
     pub fn lose_journal(&mut self, ledger: bool) {
         self.journal.lose();
         if ledger {
-            self.owed = self.owed.max(Some(self.ledger.height()));
+            self.owe();
             self.ledger = Arc::new(LedgerDisk::new(Arc::clone(&self.durable)));
         }
         self.lost = Some(Loss::Known);
@@ -306,8 +310,13 @@ impl Node {
 
     /// The ledger is gone. The process is down.
     pub fn lose_ledger(&mut self) {
-        self.owed = self.owed.max(Some(self.ledger.height()));
+        self.owe();
         self.ledger = Arc::new(LedgerDisk::new(Arc::clone(&self.durable)));
+    }
+
+    /// What its ledger held counts as lost until it is there again.
+    pub(super) fn owe(&mut self) {
+        self.owed = self.owed.max(Some(self.ledger.height().max(self.vouched)));
     }
 
     /// Changes a bit of the ledger, unseen; says whether there was one to change.
