@@ -13,6 +13,7 @@ use crate::message::{Batch, BlockHeader, CheckpointCertificate, EpochEnd, Signed
 use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
+use conclave_crypto::mistake;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -346,7 +347,9 @@ impl Verifier {
                 return Ok(());
             }
         }
-        request.verify(&self.clients, cluster)?;
+        if !mistake!("request-signature-unchecked") {
+            request.verify(&self.clients, cluster)?;
+        }
         let mut seen = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if seen.current.len() >= VERIFIED_MAX {
             seen.previous = std::mem::take(&mut seen.current);

@@ -19,6 +19,7 @@ use crate::types::{ClientId, ReplicaId, Sequence, Timestamp};
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::VerifyingKey;
+use conclave_crypto::mistake;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -140,7 +141,7 @@ impl Registry {
         }
         let member = self.membership.member(replica)?;
         let soon = |last: &Timestamp| timestamp.0 < last.0.saturating_add(rejoin_interval_ms);
-        if self.rejoins.get(&replica).is_some_and(soon) {
+        if self.rejoins.get(&replica).is_some_and(soon) && !mistake!("rejoin-interval-ignored") {
             return None;
         }
         let key = VerifyingKey::try_from(&member.key).ok()?;

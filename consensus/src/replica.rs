@@ -11,6 +11,7 @@
 //! ([`After::Persists`]). Records that are lazy ride on the next write that is not.
 
 use crate::engine::{After, Effect, Engine, Input, Record};
+use conclave_crypto::mistake;
 use std::collections::VecDeque;
 
 /// Names a journal write. Writes are numbered from 1 without gaps.
@@ -114,6 +115,8 @@ impl<E: Engine> Replica<E> {
                     barrier = next;
                     self.persists += 1;
                 }
+            } else if matches!(effect, Effect::Send { .. }) && mistake!("send-overtakes-sync") {
+                ready.push(effect);
             } else if let Effect::Send { after: After::Persists(count), .. } = effect {
                 if count <= self.persists_durable {
                     ready.push(effect);
@@ -121,6 +124,7 @@ impl<E: Engine> Replica<E> {
                     self.early.push_back((count, effect));
                 }
             } else if matches!(effect, Effect::Check(_))
+                || (matches!(effect, Effect::Commit(_)) && mistake!("commit-overtakes-own-sync"))
                 || (self.waiting.is_empty() && barrier <= self.durable)
             {
                 ready.push(effect);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::hex::fixed_bytes;
 use crate::keys::{SecretKey, VerifyingKey};
+use crate::mistake;
 
 const PREFIX: &[u8] = b"conclave/v1";
 
@@ -39,7 +40,9 @@ pub struct SignatureError;
 pub fn signing_bytes(cluster: &Digest, epoch: u64, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(PREFIX.len() + 32 + 8 + 1 + body.len());
     bytes.extend_from_slice(PREFIX);
-    bytes.extend_from_slice(cluster.as_bytes());
+    if !mistake!("cluster-not-signed") {
+        bytes.extend_from_slice(cluster.as_bytes());
+    }
     bytes.extend_from_slice(&epoch.to_le_bytes());
     bytes.push(kind);
     bytes.extend_from_slice(body);

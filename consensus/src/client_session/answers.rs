@@ -12,6 +12,7 @@ use crate::message::{BlockHeader, BlockReplies, EpochEnd, RequestBody, ResultEnt
 use crate::types::ReplicaId;
 use crate::wire;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 use std::sync::Arc;
 
 /// Times an OpenSession is made anew because another process of this client opened one meanwhile.
@@ -71,7 +72,7 @@ impl ClientSession {
     ) -> Result<(), Misbehaviour> {
         let leaf = result_leaf(&entry.request, &entry.result);
         let root = entry.path.root_of(leaf).map_err(|_| Misbehaviour::Path)?;
-        if root != block.header.results_root {
+        if root != block.header.results_root && !mistake!("client-ignores-path") {
             return Err(Misbehaviour::Path);
         }
         let outcome: Outcome = wire::decode(&entry.result, wire::FRAME_BYTES_MAX)

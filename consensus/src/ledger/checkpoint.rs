@@ -14,6 +14,7 @@ use crate::storage::{Durability, Snapshot, Storage, StorageError, Table};
 use crate::types::{Epoch, Sequence};
 use crate::view::after;
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +89,9 @@ impl CheckpointJob {
             batch.delete(Table::Meta, META_FOLDED);
             let (from, to) = dirty_range(*interval);
             batch.delete_range(Table::Dirty, from, to);
-            storage.write(batch, Durability::Synced)?;
+            let unsynced = mistake!("checkpoint-before-ledger-durable");
+            let durability = if unsynced { Durability::Buffered } else { Durability::Synced };
+            storage.write(batch, durability)?;
             state_root
         } else {
             match done {

@@ -19,6 +19,7 @@ use crate::types::{Epoch, ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::VerifyingKey;
+use conclave_crypto::mistake;
 use conclave_crypto::signature::{Signable, Signature, signing_bytes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,6 +117,20 @@ fn check_signers(
     }
 }
 
+/// PREPAREs of others that, with the PRE-PREPARE, make a batch prepared: a quorum less one.
+pub(super) fn prepares_needed(membership: &Membership) -> usize {
+    membership.quorum().quorum() - 1 - usize::from(mistake!("prepare-quorum-too-small"))
+}
+
+/// CHECKPOINTs that make a checkpoint stable: a quorum.
+pub(super) fn checkpoints_needed(membership: &Membership) -> usize {
+    if mistake!("checkpoint-quorum-too-small") {
+        membership.quorum().weak()
+    } else {
+        membership.quorum().quorum()
+    }
+}
+
 /// A batch prepared (OSDI'99 §4.2): the PRE-PREPARE and quorum−1 PREPAREs of others.
 ///
 /// Shape: statement 56 bytes, the primary's signature 64, then 66 for each PREPARE behind a u64.
@@ -144,7 +159,7 @@ impl PreparedCertificate {
             return Err(CertificateError::Subject);
         }
         let primary = primary(membership, self.statement.view);
-        check_signers(&self.prepares, membership.quorum().quorum() - 1, keys)?;
+        check_signers(&self.prepares, prepares_needed(membership), keys)?;
         if self.prepares.iter().any(|(id, _)| *id == primary) {
             return Err(CertificateError::Signers);
         }
@@ -235,7 +250,7 @@ impl CheckpointCertificate {
         if self.checkpoint.epoch != membership.epoch {
             return Err(CertificateError::Subject);
         }
-        check_signers(&self.signatures, membership.quorum().quorum(), keys)?;
+        check_signers(&self.signatures, checkpoints_needed(membership), keys)?;
         self.signatures.iter().try_for_each(|(id, signature)| {
             let vote = CheckpointVote { checkpoint: self.checkpoint.clone(), replica: *id };
             let covered = signing_bytes(cluster, vote.epoch(), CheckpointVote::KIND, &vote.body());
@@ -248,6 +263,7 @@ impl CheckpointCertificate {
 #[must_use]
 pub fn primary(membership: &Membership, view: View) -> ReplicaId {
     let n = membership.members.len() as u64;
-    let index = (membership.first % n + view.0 % n) % n;
+    let turns = if mistake!("primary-never-changes") { 0 } else { view.0 % n };
+    let index = (membership.first % n + turns) % n;
     membership.members[usize::try_from(index).expect("below the number of members")].id
 }

@@ -7,6 +7,7 @@ use crate::engine::Phase;
 use crate::message::Batch;
 use crate::types::{ReplicaId, View};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 use conclave_crypto::signature::Signature;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -96,8 +97,13 @@ impl Instance {
         self.kept = self.proposed().or(self.kept);
         self.proposal = None;
         self.check = Check::Done;
-        self.prepares.clear();
-        self.commits.clear();
+        if !mistake!("votes-kept-across-views") {
+            self.prepares.clear();
+            self.commits.clear();
+        }
+        if mistake!("certificates-dropped-on-entering-a-view") {
+            self.prepared = None;
+        }
         self.drop_unnamed();
     }
 

@@ -66,6 +66,7 @@ use crate::requests::RequestQueue;
 use crate::types::{Epoch, ReplicaId, Sequence, Timestamp, View};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
+use conclave_crypto::mistake;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -373,7 +374,10 @@ impl Engine for Pbft {
         if !self.active {
             return Vec::new();
         }
-        let voted = self.signer.highest(self.view).max(self.signer.found_through(self.view));
+        let mut voted = self.signer.highest(self.view);
+        if !mistake!("clean-stop-lowers-reservation") {
+            voted = voted.max(self.signer.found_through(self.view));
+        }
         let through = voted.unwrap_or(self.base).max(self.low);
         let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
         let bytes = crate::wire::encode(&reserved);

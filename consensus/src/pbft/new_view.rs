@@ -10,12 +10,13 @@ use super::evidence::{two_values, two_votes, unfounded_new_view};
 use super::message::{Message, NewView, Sealed, ViewChange, Vote};
 use super::{RESERVE_AHEAD, null_batch, record};
 use crate::engine::{Reject, To};
+use crate::membership::Membership;
 use crate::message::kind;
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::mark;
 use conclave_crypto::signature::Signature;
+use conclave_crypto::{mark, mistake};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -63,7 +64,12 @@ pub(super) fn proposals_of<'a>(
         if known.statement.view == view && known.statement.digest != digest {
             return Err(Conflict(Box::new(((*known).clone(), certificate.clone()))));
         }
-        if known.statement.view < view {
+        let wins = if mistake!("lower-view-certificate-preferred") {
+            view < known.statement.view
+        } else {
+            known.statement.view < view
+        };
+        if wins {
             *known = certificate;
         }
     }
@@ -71,8 +77,15 @@ pub(super) fn proposals_of<'a>(
     let digest_at = |sequence: Sequence| {
         best.get(&sequence).map_or_else(|| null_batch().digest(), |it| it.statement.digest)
     };
-    let digests = (start.0 + 1..=end.0).map(Sequence).map(|n| (n, digest_at(n))).collect();
+    let all = (start.0 + 1..=end.0).map(Sequence);
+    let slots = all.filter(|n| best.contains_key(n) || !mistake!("gap-left-open"));
+    let digests = slots.map(|n| (n, digest_at(n))).collect();
     Ok(Proposals { start, digests })
+}
+
+/// VIEW-CHANGEs in V: a quorum.
+pub(super) fn view_changes_needed(membership: &Membership) -> usize {
+    membership.quorum().quorum() - usize::from(mistake!("new-view-quorum-too-small"))
 }
 
 impl Pbft {
@@ -83,7 +96,7 @@ impl Pbft {
             return;
         }
         let Some(own) = self.own_view_change() else { return };
-        let quorum = self.quorum().quorum();
+        let quorum = view_changes_needed(&self.membership);
         // The own VIEW-CHANGE first, then the others by sender. Each round drops senders whose
         // certificates name a batch that is missing here, so there are at most n rounds.
         let others = self.changes.newest.values();
@@ -258,7 +271,7 @@ impl Pbft {
         };
         let claimed =
             value.proposals.iter().map(|vote| (vote.statement.sequence, vote.statement.digest));
-        if !claimed.eq(proposals.digests.iter().copied()) {
+        if !claimed.eq(proposals.digests.iter().copied()) && !mistake!("o-not-recomputed") {
             mark!("O of NEW-VIEW does not follow from V");
             self.accuse(unfounded_new_view(leader, &new_view, found.values()));
             return self.reject(from, Reject::Protocol("O of NEW-VIEW does not follow from V"));
@@ -290,7 +303,11 @@ impl Pbft {
         let last = proposals.digests.last().map_or(proposals.start, |(sequence, _)| *sequence);
         let stored =
             record::StoredNewView { new_view: Arc::clone(&new_view), changes: changes.clone() };
-        self.persist(record::NEW_VIEW, wire::encode(&stored));
+        if mistake!("new-view-not-durable") {
+            self.persist_lazily(record::NEW_VIEW, wire::encode(&stored));
+        } else {
+            self.persist(record::NEW_VIEW, wire::encode(&stored));
+        }
         let through = last.max(self.low).plus(RESERVE_AHEAD);
         let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
         self.persist(record::RESERVED, wire::encode(&reserved));
@@ -301,6 +318,9 @@ impl Pbft {
         if self.leads(value.view) {
             self.send(To::Others, Message::NewView(Arc::clone(&new_view)));
         }
+        if mistake!("executed-batch-executed-again") {
+            self.delivered = self.delivered.min(proposals.start);
+        }
         let open = self.adopt_proposals(&value.proposals);
         self.changes.new_view = Some(new_view);
         self.changes.kept = changes;
@@ -308,7 +328,7 @@ impl Pbft {
         self.changes.pending.retain(|_, pending| pending.view() > view);
         if self.agreed >= last {
             self.changes.deadline_ms = None;
-        } else if self.changes.deadline_ms.is_none() {
+        } else if self.changes.deadline_ms.is_none() && !mistake!("view-timer-never-runs") {
             self.changes.deadline_ms = Some(self.now_ms + self.suspicion.timeout_ms);
         }
         self.restart_requests();

@@ -4,7 +4,7 @@
 //! batches grow with the load. A vote at n needs a durable reservation that reaches n; COMMIT also
 //! needs the batch and its prepared certificate durable, which is the one sync of a request.
 
-use super::certificate::{CommitCertificate, PreparedCertificate, Statement};
+use super::certificate::{CommitCertificate, PreparedCertificate, Statement, prepares_needed};
 use super::evidence::two_votes;
 use super::message::{Message, PrePrepare, Vote};
 use super::vouching::Check;
@@ -17,7 +17,7 @@ use crate::requests::{Offered, Origin};
 use crate::types::{ReplicaId, Sequence};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::mark;
+use conclave_crypto::{mark, mistake};
 use std::sync::Arc;
 
 /// Bytes of requests in one FORWARD.
@@ -165,7 +165,7 @@ impl Pbft {
             return *persists;
         }
         self.renew_reservation(sequence);
-        self.persists
+        if mistake!("vote-before-reservation") { 0 } else { self.persists }
     }
 
     /// Reserves up to 16 above this sequence; a reservation never shrinks within a view.
@@ -189,7 +189,12 @@ impl Pbft {
     pub(super) fn can_vote_at(&self, sequence: Sequence) -> bool {
         self.can_sign()
             && super::decode::in_window(sequence, self.low, self.limits.window)
-            && self.epoch_last().is_none_or(|last| sequence <= last)
+            && self.vote_bound().is_none_or(|last| sequence <= last)
+    }
+
+    /// The last sequence at which votes of this epoch count.
+    fn vote_bound(&self) -> Option<Sequence> {
+        if mistake!("epoch-end-ignored") { None } else { self.epoch_last() }
     }
 
     /// What a message of this view and slot may do now; `None` when it was refused or buffered.
@@ -200,10 +205,12 @@ impl Pbft {
             } else {
                 Reject::EpochFuture(statement.epoch)
             })
-        } else if statement.view != self.view || !self.active {
+        } else if statement.view != self.view && !mistake!("votes-of-other-views-counted")
+            || !self.active
+        {
             Some(Reject::View)
         } else if !super::decode::in_window(statement.sequence, self.low, self.limits.window)
-            || self.epoch_last().is_some_and(|last| statement.sequence > last)
+            || self.vote_bound().is_some_and(|last| statement.sequence > last)
         {
             Some(Reject::Window)
         } else {
@@ -237,7 +244,10 @@ impl Pbft {
         }
         let known = self.log.get(&sequence).and_then(|instance| instance.proposal);
         match known {
-            Some(known) if known.statement.digest != statement.digest => {
+            Some(known)
+                if known.statement.digest != statement.digest
+                    && !mistake!("equivocation-unreported") =>
+            {
                 self.suspicion.faulty = true;
                 return self.equivocated(from, kind::PRE_PREPARE, &known, &vote);
             }
@@ -368,7 +378,7 @@ impl Pbft {
         if !self.active || !self.can_vote_at(sequence) {
             return;
         }
-        let needed = self.quorum().quorum() - 1;
+        let needed = prepares_needed(&self.membership);
         let Some(instance) = self.log.get(&sequence) else { return };
         let Some(proposal) = instance.proposal else { return };
         let digest = proposal.statement.digest;
@@ -392,7 +402,9 @@ impl Pbft {
         if let Some(body) = body {
             self.persist(record::body(sequence), body.bytes().to_vec());
         }
-        self.persist(record::prepared(sequence), wire::encode(&certificate));
+        if !mistake!("certificate-not-journaled") {
+            self.persist(record::prepared(sequence), wire::encode(&certificate));
+        }
         if let Some(instance) = self.log.get_mut(&sequence) {
             instance.journaled = Some(digest);
             instance.prepared = Some(certificate);
@@ -410,7 +422,11 @@ impl Pbft {
         let certificate = instance.prepared.as_ref();
         let Some(certificate) = certificate.filter(|it| it.statement.view == view) else { return };
         let vote = self.signer.vote(kind::COMMIT, certificate.statement);
-        self.send(To::Others, Message::Commit(vote));
+        if mistake!("commit-before-certificate-durable") {
+            self.send_after(To::Others, Message::Commit(vote), 0);
+        } else {
+            self.send(To::Others, Message::Commit(vote));
+        }
         let id = self.id();
         if let Some(instance) = self.log.get_mut(&sequence) {
             // It may be counted at once: what follows cannot overtake the certificate's write.
@@ -420,7 +436,7 @@ impl Pbft {
 
     /// OSDI'99 §4.2, "committed-local": a quorum of COMMITs of one view.
     fn decide(&mut self, sequence: Sequence) {
-        let quorum = self.quorum().quorum();
+        let quorum = self.quorum().quorum() - usize::from(mistake!("commit-quorum-too-small"));
         let Some(instance) = self.log.get(&sequence) else { return };
         if instance.decided.is_some() || instance.commits.len() < quorum {
             return;
@@ -459,7 +475,7 @@ impl Pbft {
     /// was decided above the epoch's last block is void: its primary did not wait for execution.
     pub(super) fn deliver(&mut self) {
         while self.gate.is_none()
-            && self.epoch_last().is_none_or(|last| self.delivered < last)
+            && self.vote_bound().is_none_or(|last| self.delivered < last)
             && !self.checkpoints.diverged()
             && self.delivered.0.saturating_sub(self.executed.0) < UNEXECUTED_MAX
         {

@@ -21,7 +21,7 @@ use crate::requests::RequestQueue;
 use crate::types::{Epoch, Sequence, Timestamp, View};
 use crate::wire;
 use conclave_crypto::digest::{Digest, digest};
-use conclave_crypto::mark;
+use conclave_crypto::{mark, mistake};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -252,7 +252,7 @@ impl Pbft {
     fn recover_view(&mut self, journal: &Journal) -> Result<(), RecoverError> {
         let change = journal
             .read::<Sealed<ViewChange>>(record::VIEW_CHANGE)?
-            .filter(|it| it.value().epoch == self.epoch());
+            .filter(|it| it.value().epoch == self.epoch() && !mistake!("view-change-forgotten"));
         let stored = journal
             .read::<StoredNewView>(record::NEW_VIEW)?
             .filter(|it| it.new_view.value().epoch == self.epoch());
@@ -268,7 +268,9 @@ impl Pbft {
             .filter(|it| it.epoch == self.epoch() && it.view == self.view);
         if let Some(Reserved { through, .. }) = reserved {
             mark!("a start finds a reservation");
-            self.signer.found(self.view, through);
+            if !mistake!("reservation-forgotten") {
+                self.signer.found(self.view, through);
+            }
             self.reserved.push_back((through, 0));
         }
         if let Some(StoredNewView { new_view, changes }) = stored {
@@ -299,6 +301,12 @@ impl Pbft {
                 let batch = batch.clone().filter(|it| it.digest() == certificate.statement.digest);
                 // A certificate and its batch are written together.
                 let batch = batch.ok_or(RecoverError::Damaged(record::body(sequence)))?;
+                if mistake!("undecided-batch-executed-at-start") && sequence > self.delivered {
+                    let PreparedCertificate { statement, prepares: commits, .. } = &certificate;
+                    let (statement, commits) = (*statement, commits.clone());
+                    let decided = CommitCertificate { statement, commits };
+                    self.recover_mark(sequence, decided, Arc::clone(&batch));
+                }
                 self.recover_prepared(sequence, certificate, batch);
             }
             if let (Some(mark), Some(batch)) = (mark, batch)

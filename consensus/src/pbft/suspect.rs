@@ -10,7 +10,7 @@ use super::message::Message;
 use crate::engine::{Reject, To};
 use crate::message::Batch;
 use crate::types::{ClientId, Epoch, ReplicaId, View};
-use conclave_crypto::mark;
+use conclave_crypto::{mark, mistake};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A view change waits at most this many times the base timeout.
@@ -95,6 +95,9 @@ impl Pbft {
 
     /// Expiries alone double the timeout, up to a cap.
     pub(super) fn double_timeout(&mut self) {
+        if mistake!("timeout-never-doubles") {
+            return;
+        }
         let longest = self.base_timeout_ms() * TIMEOUT_FACTOR_MAX;
         self.suspicion.timeout_ms = (self.suspicion.timeout_ms * 2).min(longest);
     }
@@ -119,8 +122,9 @@ impl Pbft {
         }
         if !self.is_primary() && self.can_sign() {
             let Suspicion { clock_ms, from_ms, timeout_ms, .. } = self.suspicion;
-            self.suspicion.expired = self.queue.overdue(clock_ms, from_ms, timeout_ms)
-                || self.rejoin_overdue(clock_ms, from_ms, timeout_ms);
+            let overdue = self.queue.overdue(clock_ms, from_ms, timeout_ms)
+                && !mistake!("request-timer-never-runs");
+            self.suspicion.expired = overdue || self.rejoin_overdue(clock_ms, from_ms, timeout_ms);
         }
         self.suspect();
     }
@@ -154,7 +158,8 @@ impl Pbft {
             mark!("f+1 SUSPECTs are joined");
         }
         suspecting.insert(self.id());
-        if suspecting.len() >= self.quorum().quorum() {
+        let alone = mistake!("view-left-alone") && self.suspicion.expired;
+        if suspecting.len() >= self.quorum().quorum() || alone {
             if self.suspicion.expired {
                 self.double_timeout();
                 mark!("a quorum suspects because requests are overdue");
@@ -178,7 +183,7 @@ impl Pbft {
             || self.suspicion.faulty
             || self.suspicion.slow_until_ms > self.now_ms
             || self.abstains()
-            || suspecting.len() >= self.quorum().weak()
+            || suspecting.len() >= self.quorum().weak() - usize::from(mistake!("f-suspects-joined"))
             || suspecting.contains(&self.primary())
     }
 

@@ -13,7 +13,7 @@ use crate::engine::{Reject, To};
 use crate::types::{ReplicaId, Sequence, View};
 use crate::wire;
 use conclave_crypto::digest::Digest;
-use conclave_crypto::mark;
+use conclave_crypto::{mark, mistake};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -118,7 +118,8 @@ impl Pbft {
             .filter(|(sender, change)| **sender != id && change.value().view > self.view)
             .map(|(_, change)| change.value().view)
             .collect();
-        if above.len() >= self.quorum().weak()
+        let needed = self.quorum().weak() - usize::from(mistake!("f-view-changes-joined"));
+        if above.len() >= needed
             && let Some(smallest) = above.into_iter().min()
         {
             mark!("f+1 VIEW-CHANGEs above the own view are joined");
@@ -144,7 +145,11 @@ impl Pbft {
             prepared: self.prepared_certificates(),
         };
         let sealed = Arc::new(Sealed::new(self.signer.sign(change)));
-        self.persist(record::VIEW_CHANGE, wire::encode(sealed.as_ref()));
+        if mistake!("view-change-not-durable") {
+            self.persist_lazily(record::VIEW_CHANGE, wire::encode(sealed.as_ref()));
+        } else {
+            self.persist(record::VIEW_CHANGE, wire::encode(sealed.as_ref()));
+        }
         self.send(To::Others, Message::ViewChange(Arc::clone(&sealed)));
         self.changes.newest.insert(self.id(), sealed);
         self.changes.count += 1;
@@ -157,6 +162,7 @@ impl Pbft {
         self.log
             .range(self.low.next()..=self.high())
             .filter_map(|(_, instance)| instance.prepared.clone())
+            .filter(|_| !mistake!("prepared-left-out-of-view-change"))
             .collect()
     }
 
@@ -177,6 +183,7 @@ impl Pbft {
     /// The timer of view w runs once a quorum has sent VIEW-CHANGEs for w or higher.
     pub(super) fn start_timer(&mut self) {
         if !self.active
+            && !mistake!("view-timer-never-runs")
             && self.changes.deadline_ms.is_none()
             && self.changes.senders_from(self.view).count() >= self.quorum().quorum()
         {

@@ -26,6 +26,7 @@ use crate::engine::{Effect, Horizon};
 use crate::membership::Membership;
 use crate::types::{ReplicaId, Sequence, View};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ impl Pbft {
             Check::Done => true,
             Check::Left { .. } | Check::Asked => {
                 log::count(&instance.prepares, digest) >= self.quorum().f()
+                    || mistake!("batch-vouched-for-unseen")
             }
             Check::Failed => false,
         }

@@ -29,6 +29,7 @@ use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::VerifyingKey;
 use conclave_crypto::merkle::MerklePath;
+use conclave_crypto::mistake;
 use conclave_crypto::signature::{Signature, Signed, signing_bytes};
 
 /// A receipt's text is no longer than this. Bytes.
@@ -228,7 +229,8 @@ impl Receipt {
 
     fn attested_by(&self, members: &MemberKeys) -> Result<Vec<Member>, ReceiptError> {
         let (expected, found) = (members.quorum().weak(), self.attestations.len());
-        if expected != found {
+        let enough = found + usize::from(mistake!("receipt-with-f-attestations"));
+        if expected != found && expected != enough {
             return Err(ReceiptError::Attestations { expected, found });
         }
         if self.attestations.windows(2).any(|pair| pair[0].0 >= pair[1].0) {

@@ -3,6 +3,7 @@
 use super::fetch::Task;
 use super::message::Item;
 use crate::state_trie::{Leaf, Node, NodeError, PAGE_LEAVES_MAX, leaf_digest, value_digest};
+use conclave_crypto::mistake;
 
 /// What a peer sent that no correct one sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +28,7 @@ pub(super) fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
     let node = match (&task.page, &item.node) {
         (None, Some(bytes)) => {
             let node = Node::decode(bytes)?;
-            if !task.expected.holds(node.summary()) {
+            if !task.expected.holds(node.summary()) && !mistake!("chunk-unchecked") {
                 return Err(Blame::Hash);
             }
             node.belongs_at(&task.position)?;
@@ -50,7 +51,7 @@ pub(super) fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
         if wanted & 1 << index == 0 {
             return Err(Blame::Answer);
         }
-        if !is_value_of(leaf, value) {
+        if !is_value_of(leaf, value) && !mistake!("chunk-unchecked") {
             return Err(Blame::Value);
         }
     }

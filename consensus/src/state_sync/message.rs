@@ -6,6 +6,7 @@ use crate::state_trie::Position;
 use crate::types::Sequence;
 use crate::wire::{self, WireError};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -57,6 +58,9 @@ impl TransferTarget {
             || checkpoint.epoch != self.header.epoch
         {
             return Err(ChainError::Header(checkpoint.height));
+        }
+        if mistake!("target-from-a-claim") {
+            return Ok(());
         }
         members.verify_certificate(&self.certificate, cluster)
     }

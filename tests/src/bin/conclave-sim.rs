@@ -3,6 +3,8 @@
 use clap::{Parser, Subcommand};
 use conclave_tests::sim::adversary;
 use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
+use conclave_tests::sim::mistakes::{self, Mistake};
+use conclave_tests::sim::mutants::{self, Searched};
 use conclave_tests::sim::plan::{Attackers, Options, Plan};
 use conclave_tests::sim::run;
 use conclave_tests::sim::scenario;
@@ -55,6 +57,18 @@ enum Command {
     },
     /// List the attacks
     Attacks,
+    /// Make mistakes in the product, one at a time, and count the seeds until each is caught
+    Mutants {
+        /// This mistake only
+        #[arg(long, value_name = "NAME", value_parser = mistake)]
+        only: Option<&'static Mistake>,
+        /// So many seeds for each at most
+        #[arg(long, value_name = "MAX", default_value_t = 2000)]
+        seeds: u64,
+        /// Mistakes that are searched for at one time; as many as cores by default
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
     /// Play a worked problem and draw what went over the wires
     Scenario {
         /// Which
@@ -80,12 +94,16 @@ struct Setting {
     /// No faults of disks, clocks and links
     #[arg(long)]
     calm: bool,
+    /// A mistake to make in the product; `conclave-sim mutants` tries all
+    #[arg(long, value_name = "NAME", value_parser = mistake)]
+    mistake: Option<&'static Mistake>,
 }
 
 impl Setting {
     fn options(&self) -> Options {
         let (replicas, attackers) = (self.replicas, self.attack.clone());
-        Options { replicas, attackers, mistake: None, calm: self.calm }
+        let mistake = self.mistake.map(|mistake| mistake.name);
+        Options { replicas, attackers, mistake, calm: self.calm }
     }
 
     /// The arguments that repeat this.
@@ -97,7 +115,8 @@ impl Setting {
             Attackers::None => " --attack none".to_owned(),
             Attackers::Named(name) => format!(" --attack {name}"),
         };
-        format!("{replicas}{attack}{calm}")
+        let mistake = self.mistake.map_or(String::new(), |it| format!(" --mistake {}", it.name));
+        format!("{replicas}{attack}{calm}{mistake}")
     }
 }
 
@@ -108,6 +127,15 @@ fn attackers(text: &str) -> Result<Attackers, String> {
         name if adversary::named(name).is_some() => Ok(Attackers::Named(name.to_owned())),
         _ => Err("not an attack; `conclave-sim attacks` lists them".to_owned()),
     }
+}
+
+fn mistake(text: &str) -> Result<&'static Mistake, String> {
+    let names = || mistakes::ALL.iter().map(|it| it.name).collect::<Vec<_>>().join(", ");
+    mistakes::named(text).ok_or_else(|| format!("not a mistake; there are {}", names()))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -129,8 +157,7 @@ fn main() -> ExitCode {
         Command::Run { seed, setting, trace } => run_one(seed, &setting, trace),
         Command::Hunt { time, seeds, from, jobs, setting } => {
             let until = time.map_or(Until::Seeds(seeds), Until::Elapsed);
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let jobs = jobs.unwrap_or(cores);
+            let jobs = jobs.unwrap_or_else(cores);
             let options = setting.options();
             let order = Hunt { from, until, jobs, options, stop_at_first: false };
             hunt_many(&order, &setting)
@@ -141,8 +168,44 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Mutants { only, seeds, jobs } => {
+            let all: Vec<&'static Mistake> = match only {
+                Some(mistake) => vec![mistake],
+                None => mistakes::ALL.iter().collect(),
+            };
+            let found = mutants::search_all(&all, seeds, jobs.unwrap_or_else(cores), &show);
+            judge(&found)
+        }
         Command::Scenario { name, .. } => play(name.as_deref()),
     }
+}
+
+/// One mistake: what is wrong, the seeds it took, what caught it, and how to see it again.
+fn show(searched: &Searched) {
+    let Searched { mistake, seeds, unclean, caught } = searched;
+    println!("{}: {}", mistake.name, mistake.wrong);
+    match (caught, searched.command()) {
+        (Some(caught), Some(command)) => {
+            println!("  caught by seed {seeds} that was tried: {}", caught.violation);
+            println!("  {command}");
+        }
+        _ => println!("  SURVIVED {seeds} seeds; to be seen by {}", mistake.seen_by),
+    }
+    if !unclean.is_empty() {
+        println!("  not counted, for they fail without it too: seeds {unclean:?}");
+    }
+}
+
+fn judge(found: &[Searched]) -> ExitCode {
+    let survivors: Vec<&str> =
+        found.iter().filter(|it| it.caught.is_none()).map(|it| it.mistake.name).collect();
+    for name in &survivors {
+        println!("survived: {name}");
+    }
+    let caught = found.len() - survivors.len();
+    let median = mutants::median(found).map_or("none".to_owned(), |seeds| seeds.to_string());
+    println!("{caught} of {} mistakes caught, median {median} seeds", found.len());
+    if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn play(name: Option<&str>) -> ExitCode {

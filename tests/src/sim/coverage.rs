@@ -102,33 +102,36 @@ impl Coverage {
     }
 }
 
+/// The names behind `before` in a file or in all files below a directory of the workspace.
+#[cfg(test)]
+pub(super) fn names_below(
+    part: &str,
+    before: &str,
+    names: &mut std::collections::BTreeSet<String>,
+) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let path = root.join(part);
+    if path.is_dir() {
+        for entry in std::fs::read_dir(&path).expect("sources can be read") {
+            let name = entry.expect("sources can be read").file_name();
+            names_below(&format!("{part}/{}", name.display()), before, names);
+        }
+    } else if path.extension().is_some_and(|it| it == "rs") {
+        let text = std::fs::read_to_string(&path).expect("sources can be read");
+        let found = text.split(before).skip(1).filter_map(|after| after.split('"').next());
+        names.extend(found.map(str::to_owned));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use std::path::Path;
-
-    /// The names behind `mark!(` in all files below.
-    fn marks_below(directory: &Path, names: &mut BTreeSet<String>) {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                marks_below(&path, names);
-            } else if path.extension().is_some_and(|it| it == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                for (at, found) in text.match_indices("mark!(\"") {
-                    let name = text[at + found.len()..].split('"').next().unwrap();
-                    names.insert(name.to_owned());
-                }
-            }
-        }
-    }
 
     #[test]
     fn the_list_names_every_mark_of_the_product_and_no_other() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let mut found = BTreeSet::new();
-        marks_below(&root.join("consensus/src"), &mut found);
+        names_below("consensus/src", "mark!(\"", &mut found);
         let listed: BTreeSet<String> = MARKS.iter().map(|mark| mark.name.to_owned()).collect();
         assert_eq!(listed.len(), MARKS.len(), "a mark is listed twice");
         let missing: Vec<_> = found.difference(&listed).collect();

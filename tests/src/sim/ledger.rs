@@ -75,6 +75,8 @@ impl Node {
         fabric: &mut Fabric,
         certificate: CheckpointCertificate,
     ) -> Result<(), StorageError> {
+        let replica = self.id;
+        fabric.saw(&Fact::Stable { replica, certificate: &certificate });
         let Some(process) = &mut self.process else { return Ok(()) };
         process.executor.stable(&certificate)?;
         let height = certificate.checkpoint.height;
@@ -127,6 +129,8 @@ impl Node {
     }
 
     fn commit(&mut self, fabric: &mut Fabric, committed: Committed) -> Result<(), StorageError> {
+        let replica = self.id;
+        fabric.saw(&Fact::Decided { replica, committed: &committed });
         let Some(process) = &mut self.process else { return Ok(()) };
         if process.fetching {
             process.held.push(committed);
@@ -134,7 +138,6 @@ impl Node {
         }
         let batch = Arc::clone(&committed.batch);
         let Some(executed) = process.executor.execute(committed)? else { return Ok(()) };
-        let replica = self.id;
         fabric.saw(&Fact::Executed { replica, executed: &executed, batch: &batch });
         let now = fabric.now;
         let height = executed.header.height;

@@ -16,6 +16,7 @@
 //! | [`adversary`] | traitors and hostile clients                                                       |
 //! | [`check`]     | the properties                                                                     |
 //! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
+//! | [`mistakes`]  | what can be made wrong in the product on purpose; [`mutants`] sees to it that each is caught |
 //! | [`scenario`]  | the worked problems of the field, as diagrams                                      |
 //! | [`run`]       | one seed from beginning to end; [`hunt`] many                                      |
 
@@ -37,6 +38,8 @@ pub mod history;
 pub mod hunt;
 pub mod keys;
 mod ledger;
+pub mod mistakes;
+pub mod mutants;
 pub mod node;
 pub mod plan;
 pub mod random;

@@ -2,16 +2,18 @@
 //!
 //! Tries: keeps every frame that passes, its own and others', and sends them again much later: after restarts, in other
 //! views and epochs, as its own and as everybody's; asks again for what clients asked long ago; and brings votes that it
-//! signed for another cluster.
+//! signed for another cluster, and requests that clients of this one signed for that: they use one key in both.
 //! Stopped by: every signature covers cluster, epoch, type and slot, and the connection says who speaks; what was voted
 //! on is voted on once; a request's number executes once, and closed sessions stay closed.
 
 use super::forge;
 use super::{Adversary, Attack, Hands, Make, Verdict};
+use crate::sim::keys;
 use conclave_consensus::client_wire::ClientFrame;
-use conclave_consensus::message::{SignedRequest, kind};
+use conclave_consensus::kv::Transaction;
+use conclave_consensus::message::{Request, RequestBody, SignedRequest, kind};
 use conclave_consensus::pbft::message::Message;
-use conclave_consensus::types::{ReplicaId, Sequence};
+use conclave_consensus::types::{ReplicaId, RequestNumber, Sequence};
 use conclave_consensus::wire;
 use conclave_crypto::digest::digest;
 use std::sync::Arc;
@@ -51,6 +53,22 @@ impl Replayer {
             }
         }
     }
+}
+
+/// What the client of this request asked another cluster: a capture of the wire there, and nothing that was signed here.
+fn asked_elsewhere(hands: &Hands<'_>, old: &SignedRequest) -> Option<SignedRequest> {
+    let key = old.key();
+    old.operations()?;
+    let client = (0..hands.clients).find(|id| keys::client(*id).public() == key.client)?;
+    let body = RequestBody::Submit {
+        session: key.session,
+        number: RequestNumber(key.number.0 + 100),
+        acknowledged: old.acknowledged(),
+        operations: Transaction::put("elsewhere", b"x").encode(),
+    };
+    let request = Request { client: key.client, body };
+    let elsewhere = digest("another cluster", &[]);
+    Some(SignedRequest::sign(&request, &keys::client(client), &elsewhere))
 }
 
 impl Adversary for Replayer {
@@ -98,6 +116,12 @@ impl Adversary for Replayer {
         if hands.random.chance(100) && !self.requests.is_empty() {
             let old = Arc::clone(hands.random.pick(&self.requests));
             hands.send(to, &Message::Forward(vec![old]));
+        }
+        if hands.random.chance(50) && !self.requests.is_empty() {
+            let old = Arc::clone(hands.random.pick(&self.requests));
+            if let Some(request) = asked_elsewhere(hands, &old) {
+                hands.send_all(&Message::Forward(vec![Arc::new(request)]));
+            }
         }
         if hands.random.chance(100) {
             let elsewhere = digest("another cluster", &[]);

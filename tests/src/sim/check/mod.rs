@@ -8,6 +8,7 @@ mod accountability;
 mod acknowledged;
 mod agreement;
 mod caps;
+mod certificates;
 mod checkpoints;
 mod durability;
 mod exactly_once;
@@ -23,10 +24,10 @@ mod validity;
 
 use super::signatures::SignedSlot;
 use conclave_consensus::client_session::{Completion, Misbehaviour};
-use conclave_consensus::engine::{Checkpointed, EngineStatus, Evidence, Reject};
+use conclave_consensus::engine::{Checkpointed, Committed, EngineStatus, Evidence, Reject};
 use conclave_consensus::executor::Executed;
 use conclave_consensus::membership::Genesis;
-use conclave_consensus::message::{Batch, BlockHeader, SignedRequest};
+use conclave_consensus::message::{Batch, BlockHeader, CheckpointCertificate, SignedRequest};
 use conclave_consensus::state_sync::TransferTarget;
 use conclave_consensus::types::{ClientId, Sequence};
 use conclave_crypto::digest::Digest;
@@ -52,6 +53,10 @@ pub enum Fact<'a> {
     },
     /// A replica with its journal whole put its signature to something and sent it.
     Signed { replica: u16, signed: SignedSlot },
+    /// A replica's engine hands a decided batch over.
+    Decided { replica: u16, committed: &'a Committed },
+    /// A replica may drop what its journal holds at or below this checkpoint.
+    Stable { replica: u16, certificate: &'a CheckpointCertificate },
     /// A replica executed a block.
     Executed { replica: u16, executed: &'a Executed, batch: &'a Batch },
     /// A replica's disk holds a checkpoint.
@@ -172,6 +177,7 @@ impl Checks {
             Box::new(exactly_once::ExactlyOnce::default()),
             Box::new(durability::Durability::default()),
             Box::new(checkpoints::CheckpointAgreement::default()),
+            Box::new(certificates::Certificates::default()),
             Box::new(monotonic::Monotonic::default()),
             Box::new(state::StateRoots::default()),
             Box::new(signatures::OneSignature::default()),

@@ -1,17 +1,18 @@
 //! Monotonicity: within one process neither (epoch, view) nor the executed height goes back (OSDI'99 §4.4: a replica
-//! accepts no message of a view it has left).
+//! accepts no message of a view it has left), and the ledger's time never does.
 //!
 //! A height may fall once a replica knows that its ledger differs from the certified one: it sets blocks aside.
 
 use super::{Cast, Check, Fact};
-use conclave_consensus::types::{Epoch, Sequence};
+use conclave_consensus::types::{Epoch, Sequence, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The last view and height of each replica's process.
+/// The last view and height of each replica's process, and the last block's time.
 #[derive(Default)]
 pub(super) struct Monotonic {
     last: BTreeMap<u16, (u64, Epoch, u64, Sequence)>,
     diverged: BTreeSet<u16>,
+    time: (Sequence, Timestamp),
 }
 
 impl Check for Monotonic {
@@ -37,6 +38,15 @@ impl Check for Monotonic {
                     return Err(format!("r{replica} went back from height {height}"));
                 }
             }
+            Fact::Executed { replica, executed, .. } if cast.is_sound(*replica) => {
+                let (height, time) = (executed.header.height, executed.header.timestamp);
+                if height > self.time.0 {
+                    if time < self.time.1 {
+                        return Err(format!("block {height} is of an earlier time than one below"));
+                    }
+                    self.time = (height, time);
+                }
+            }
             Fact::Diverged { replica, .. } => {
                 self.diverged.insert(*replica);
             }
@@ -48,8 +58,21 @@ impl Check for Monotonic {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{cast, status};
+    use super::super::testing::{block, cast, executed, status};
     use super::*;
+
+    #[test]
+    fn a_block_of_an_earlier_time_than_its_parent_is_refused() {
+        let cast = cast(4, &[]);
+        let (mut one, mut two) = (block(1, &[]), block(2, &[]));
+        one.header.timestamp = Timestamp(5);
+        two.header.timestamp = Timestamp(5);
+        let mut check = Monotonic::default();
+        assert!(check.see(&executed(0, &one), &cast).is_ok());
+        assert!(check.see(&executed(0, &two), &cast).is_ok());
+        let three = block(3, &[]);
+        assert!(check.see(&executed(0, &three), &cast).is_err());
+    }
 
     #[test]
     fn going_back_in_one_run_is_refused_and_after_a_restart_it_is_not() {

@@ -1,7 +1,8 @@
 //! Receipts: what a client may keep of an answer verifies from genesis alone, in the epoch that gave it and after every
-//! later one.
+//! later one; and whatever is changed in it does not.
 
 use super::{Cast, Check, Fact};
+use crate::sim::adversary::receipt_tamperer::tampered;
 use conclave_consensus::receipt::Receipt;
 use conclave_consensus::types::Epoch;
 use std::collections::BTreeMap;
@@ -20,6 +21,12 @@ impl Receipts {
         let epoch = receipt.header.epoch;
         let verified = receipt.verify(&cast.genesis, &[]);
         verified.map(|_| ()).map_err(|error| format!("a receipt of epoch {epoch}: {error}"))
+    }
+
+    /// Whether a receipt verifies that no answer gave.
+    fn is_believed(&self, changed: &Receipt, cast: &Cast) -> bool {
+        let given = self.kept.values().any(|receipt| receipt == changed);
+        !given && changed.verify(&cast.genesis, &[]).is_ok()
     }
 }
 
@@ -41,7 +48,14 @@ impl Check for Receipts {
     }
 
     fn end(&mut self, cast: &Cast) -> Result<(), String> {
-        self.kept.values().try_for_each(|receipt| Self::verify(receipt, cast))
+        self.kept.values().try_for_each(|receipt| Self::verify(receipt, cast))?;
+        let receipts = self.kept.values();
+        let pair = receipts.clone().next().zip(receipts.last());
+        let changed = pair.map_or(Vec::new(), |(good, other)| tampered(good, other));
+        match changed.iter().find(|(_, bad)| self.is_believed(bad, cast)) {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("a receipt with {name} is believed")),
+        }
     }
 }
 
