@@ -101,11 +101,9 @@ impl Pbft {
             // Execution refuses weak keys, and a quorum executed this.
             Err(error) => return self.halt(format!("the next epoch cannot start: {error}")),
         };
-        let bytes = wire::encode(end.as_ref());
-        self.persist(record::epoch_end(last), bytes.clone());
-        if mistake!("epoch-start-not-durable") {
-            self.persist_lazily(record::EPOCH, bytes);
-        } else {
+        if !mistake!("epoch-start-not-durable") {
+            let bytes = wire::encode(end.as_ref());
+            self.persist(record::epoch_end(last), bytes.clone());
             self.persist(record::EPOCH, bytes);
         }
         self.claim_nonce(&end);
@@ -124,7 +122,9 @@ impl Pbft {
         self.reset_epoch(last);
         let through = last.plus(RESERVE_AHEAD);
         let reserved = record::Reserved { epoch: self.epoch(), view: View(0), through };
-        self.persist(record::RESERVED, wire::encode(&reserved));
+        if !mistake!("epoch-start-not-durable") {
+            self.persist(record::RESERVED, wire::encode(&reserved));
+        }
         self.reserved.push_back((through, self.persists));
         self.settle();
         self.consider_install();
@@ -175,7 +175,7 @@ impl Pbft {
 
     pub(super) fn on_rejoin(&mut self, from: ReplicaId, rejoin: Signed<Rejoin>) {
         let Rejoin { epoch, replica, .. } = rejoin.value;
-        if epoch != self.epoch() {
+        if epoch != self.epoch() && !mistake!("rejoin-of-another-epoch-accepted") {
             return self.reject(from, Reject::EpochPast(epoch));
         }
         let refused = self.epochs.refused.get(&replica);
@@ -191,6 +191,9 @@ impl Pbft {
 
     /// When the ledger accepts a Rejoin of this replica again, milliseconds of ledger time.
     fn accepts_rejoin_from(&self, replica: ReplicaId) -> u64 {
+        if mistake!("rejoin-interval-ignored") {
+            return 0;
+        }
         self.epoch_ends
             .iter()
             .rev()

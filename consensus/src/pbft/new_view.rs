@@ -310,7 +310,11 @@ impl Pbft {
         }
         let through = last.max(self.low).plus(RESERVE_AHEAD);
         let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
-        self.persist(record::RESERVED, wire::encode(&reserved));
+        if mistake!("new-view-not-durable") {
+            self.persist_lazily(record::RESERVED, wire::encode(&reserved));
+        } else {
+            self.persist(record::RESERVED, wire::encode(&reserved));
+        }
         self.reserved.push_back((through, self.persists));
         self.active = true;
         self.next = last.max(self.low).max(self.delivered).next();

@@ -244,10 +244,7 @@ impl Pbft {
         }
         let known = self.log.get(&sequence).and_then(|instance| instance.proposal);
         match known {
-            Some(known)
-                if known.statement.digest != statement.digest
-                    && !mistake!("equivocation-unreported") =>
-            {
+            Some(known) if known.statement.digest != statement.digest => {
                 self.suspicion.faulty = true;
                 return self.equivocated(from, kind::PRE_PREPARE, &known, &vote);
             }

@@ -158,8 +158,7 @@ impl Pbft {
             mark!("f+1 SUSPECTs are joined");
         }
         suspecting.insert(self.id());
-        let alone = mistake!("view-left-alone") && self.suspicion.expired;
-        if suspecting.len() >= self.quorum().quorum() || alone {
+        if suspecting.len() >= self.quorum().quorum() || mistake!("view-left-alone") {
             if self.suspicion.expired {
                 self.double_timeout();
                 mark!("a quorum suspects because requests are overdue");

@@ -51,7 +51,7 @@ pub(super) fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
         if wanted & 1 << index == 0 {
             return Err(Blame::Answer);
         }
-        if !is_value_of(leaf, value) && !mistake!("chunk-unchecked") {
+        if !is_value_of(leaf, value) {
             return Err(Blame::Value);
         }
     }
@@ -60,4 +60,5 @@ pub(super) fn check(task: &Task, item: &Item) -> Result<Option<Node>, Blame> {
 
 pub(super) fn is_value_of(leaf: &Leaf, value: &[u8]) -> bool {
     leaf_digest(leaf.table, &leaf.key, &value_digest(value)) == leaf.digest
+        || mistake!("chunk-unchecked")
 }

@@ -44,6 +44,7 @@ pub use swap::{Swap, SwapError, SwapStep};
 use crate::state_trie::{Child, Node, Position, root_digest};
 use crate::storage::{Snapshot, StorageError, Table};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mistake;
 
 /// What is proven of a node before it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,5 +77,5 @@ fn staged_node(
 ) -> Result<Option<Node>, StorageError> {
     let Some(bytes) = reader.get(Table::Staging, &position.key())? else { return Ok(None) };
     let node = Node::decode(&bytes).ok();
-    Ok(node.filter(|node| expected.holds(node.summary())))
+    Ok(node.filter(|node| expected.holds(node.summary()) || mistake!("chunk-unchecked")))
 }

@@ -94,6 +94,12 @@ struct Setting {
     /// No faults of disks, clocks and links
     #[arg(long)]
     calm: bool,
+    /// Timeouts are shorter than what a disk takes, to the end
+    #[arg(long)]
+    hasty: bool,
+    /// Every seed has faults that show something only when they come together
+    #[arg(long)]
+    story: bool,
     /// A mistake to make in the product; `conclave-sim mutants` tries all
     #[arg(long, value_name = "NAME", value_parser = mistake)]
     mistake: Option<&'static Mistake>,
@@ -103,7 +109,8 @@ impl Setting {
     fn options(&self) -> Options {
         let (replicas, attackers) = (self.replicas, self.attack.clone());
         let mistake = self.mistake.map(|mistake| mistake.name);
-        Options { replicas, attackers, mistake, calm: self.calm }
+        let Self { calm, hasty, story, .. } = *self;
+        Options { replicas, attackers, mistake, calm, hasty, story }
     }
 
     /// The arguments that repeat this.
@@ -115,8 +122,10 @@ impl Setting {
             Attackers::None => " --attack none".to_owned(),
             Attackers::Named(name) => format!(" --attack {name}"),
         };
+        let hasty = if self.hasty { " --hasty" } else { "" };
+        let story = if self.story { " --story" } else { "" };
         let mistake = self.mistake.map_or(String::new(), |it| format!(" --mistake {}", it.name));
-        format!("{replicas}{attack}{calm}{mistake}")
+        format!("{replicas}{attack}{calm}{hasty}{story}{mistake}")
     }
 }
 
@@ -182,17 +191,20 @@ fn main() -> ExitCode {
 
 /// One mistake: what is wrong, the seeds it took, what caught it, and how to see it again.
 fn show(searched: &Searched) {
-    let Searched { mistake, seeds, unclean, caught } = searched;
+    let Searched { mistake, seeds, unclean, unexpected, caught } = searched;
     println!("{}: {}", mistake.name, mistake.wrong);
     match (caught, searched.command()) {
         (Some(caught), Some(command)) => {
             println!("  caught by seed {seeds} that was tried: {}", caught.violation);
             println!("  {command}");
         }
-        _ => println!("  SURVIVED {seeds} seeds; to be seen by {}", mistake.seen_by),
+        _ => println!("  SURVIVED {seeds} seeds; to be seen by {}", mistake.seen_by.join(", ")),
     }
     if !unclean.is_empty() {
         println!("  not counted, for they fail without it too: seeds {unclean:?}");
+    }
+    for (seed, violation) in unexpected {
+        println!("  not counted, for it is not what is wrong: seed {seed}: {violation}");
     }
 }
 

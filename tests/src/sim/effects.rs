@@ -200,9 +200,14 @@ impl Node {
         if !self.powered(fabric) {
             return;
         }
+        if self.tear == Some(0) {
+            return self.end(Ended::Power);
+        }
+        self.tear = self.tear.map(|left| left - 1);
         let Some(process) = &mut self.process else { return };
         let Some(last) = process.syncing.last().map(|write| write.number) else { return };
         for write in std::mem::take(&mut process.syncing) {
+            process.order.lock().written(&write);
             self.journal.write(write);
         }
         self.durable.store(self.journal.number(), Ordering::Relaxed);
@@ -218,6 +223,11 @@ impl Node {
     fn effect(&mut self, fabric: &mut Fabric, effect: Effect<Message>) {
         if !self.powered(fabric) {
             return;
+        }
+        let Some(process) = &self.process else { return };
+        let records = process.order.lock().leaves(&effect);
+        if records > 0 {
+            fabric.saw(&Fact::Overtook { replica: self.id, records });
         }
         match effect {
             Effect::Persist(_) => unreachable!("the replica keeps records to itself"),
@@ -288,6 +298,7 @@ impl Node {
             }
             return;
         }
+        fabric.saw(&Fact::Sent { replica, message });
         let members = self.process.as_ref().map(|process| &process.horizon.membership);
         if !matches!(self.lost, Some(Loss::Known | Loss::Unseen(_)))
             && let Some(members) = members

@@ -94,6 +94,9 @@ impl Ord for Scheduled {
     }
 }
 
+/// What the frame of a PREPARE begins with.
+const PREPARE: [u8; 4] = 1u32.to_le_bytes();
+
 /// How links treat what is sent over them.
 #[derive(Clone, Debug)]
 pub struct Conditions {
@@ -122,6 +125,8 @@ pub struct Links {
     cut: Vec<bool>,
     /// Added to each frame's delay on this link, microseconds.
     slow: BTreeMap<(End, End), u64>,
+    /// PREPAREs reach nobody but this one.
+    pub favoured: Option<End>,
     /// For all links alike.
     pub conditions: Conditions,
 }
@@ -132,6 +137,7 @@ impl Links {
             ends,
             cut: vec![false; ends * ends],
             slow: BTreeMap::new(),
+            favoured: None,
             conditions: Conditions::GOOD,
         }
     }
@@ -156,6 +162,7 @@ impl Links {
     pub fn mend(&mut self) {
         self.cut.fill(false);
         self.slow.clear();
+        self.favoured = None;
     }
 }
 
@@ -276,6 +283,10 @@ impl Fabric {
 
     /// Puts a frame between replicas on its way.
     pub fn send_peer(&mut self, from: u16, to: u16, bulk: bool, bytes: &Frame) {
+        let favoured = self.links.favoured.is_none_or(|favoured| favoured == End::from(to));
+        if !favoured && !bulk && bytes.starts_with(&PREPARE) {
+            return;
+        }
         self.travel(from.into(), to.into(), bytes, |bytes| Event::Peer { from, to, bulk, bytes });
     }
 
@@ -326,6 +337,9 @@ impl Fabric {
 mod tests {
     use super::*;
     use crate::sim::keys;
+    use conclave_consensus::engine::Engine;
+    use conclave_consensus::pbft::Pbft;
+    use conclave_consensus::pbft::message::Message;
 
     fn fabric() -> Fabric {
         let genesis = Arc::new(keys::genesis(4, 1, Default::default()));
@@ -344,6 +358,24 @@ mod tests {
             );
         }
         assert_eq!(fabric.now, 5);
+    }
+
+    #[test]
+    fn prepares_that_one_replica_is_favoured_with_reach_nobody_else() {
+        let mut fabric = fabric();
+        let forge = crate::sim::adversary::forge::vote;
+        let (epoch, view, sequence) = Default::default();
+        let cluster = fabric.cluster;
+        let vote = forge(&keys::replica(0), &cluster, 4, epoch, view, sequence, cluster);
+        let prepare = Arc::new(Pbft::encode(&Message::Prepare(vote)));
+        let commit = Arc::new(Pbft::encode(&Message::Commit(vote)));
+        fabric.links.favoured = Some(1);
+        fabric.send_peer(0, 2, false, &prepare);
+        assert!(fabric.next_event().is_none());
+        fabric.send_peer(0, 1, false, &prepare);
+        assert!(fabric.next_event().is_some());
+        fabric.send_peer(0, 2, false, &commit);
+        assert!(fabric.next_event().is_some());
     }
 
     #[test]

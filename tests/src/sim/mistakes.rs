@@ -12,6 +12,12 @@ pub struct Shape {
     pub attack: Who,
     /// No faults of disks, clocks and links.
     pub calm: bool,
+    /// Timeouts are shorter than what a disk takes.
+    pub hasty: bool,
+    /// Faults that come together.
+    pub story: bool,
+    /// How many replicas; as the seed says by default.
+    pub replicas: Option<u16>,
 }
 
 /// Who attacks in a [`Shape`].
@@ -34,18 +40,23 @@ impl Shape {
             Who::None => Attackers::None,
             Who::Named(name) => Attackers::Named(name.to_owned()),
         };
-        Options { replicas: None, attackers, mistake, calm: self.calm }
+        let Self { calm, hasty, story, replicas, .. } = *self;
+        Options { replicas, attackers, mistake, calm, hasty, story }
     }
 
     /// The arguments that ask `conclave-sim` for this shape.
     #[must_use]
     pub fn arguments(&self) -> String {
         let calm = if self.calm { " --calm" } else { "" };
-        match self.attack {
-            Who::Random => calm.to_owned(),
-            Who::None => format!(" --attack none{calm}"),
-            Who::Named(name) => format!(" --attack {name}{calm}"),
-        }
+        let hasty = if self.hasty { " --hasty" } else { "" };
+        let attack = match self.attack {
+            Who::Random => String::new(),
+            Who::None => " --attack none".to_owned(),
+            Who::Named(name) => format!(" --attack {name}"),
+        };
+        let story = if self.story { " --story" } else { "" };
+        let replicas = self.replicas.map_or(String::new(), |n| format!(" --replicas {n}"));
+        format!("{replicas}{attack}{calm}{hasty}{story}")
     }
 }
 
@@ -56,31 +67,42 @@ pub struct Mistake {
     pub name: &'static str,
     /// What is wrong.
     pub wrong: &'static str,
-    /// What has to see it: a rule's checker.
-    pub seen_by: &'static str,
+    /// The properties that it breaks. What else breaks is not what was looked for, and no catch.
+    pub seen_by: &'static [&'static str],
     /// The kinds of runs that are searched, in turns; a mistake that only a certain liar can use is looked for with him.
     pub shapes: &'static [Shape],
 }
 
-/// Faults and attackers as the seed says, and faults alone.
-const ANY: &[Shape] = &[Shape { attack: Who::Random, calm: false }, FAULTS];
+/// A run of the seed.
+const SEED: Shape =
+    Shape { attack: Who::Random, calm: false, hasty: false, story: false, replicas: None };
 
 /// Faults, and nobody lies.
-const FAULTS: Shape = Shape { attack: Who::None, calm: false };
+const FAULTS: Shape = Shape { attack: Who::None, ..SEED };
+
+/// Faults and attackers as the seed says, and faults alone.
+const ANY: &[Shape] = &[SEED, FAULTS];
+
+/// Faults that come together, and nobody lies.
+const STORY: &[Shape] = &[Shape { story: true, ..FAULTS }];
+
+/// Nobody lies, nothing fails, and timeouts are too short.
+const HASTY: &[Shape] = &[Shape { calm: true, hasty: true, ..FAULTS }];
 
 const fn with(attack: &'static str) -> Shape {
-    Shape { attack: Who::Named(attack), calm: false }
+    Shape { attack: Who::Named(attack), ..SEED }
 }
 
-const fn mistake(name: &'static str, wrong: &'static str, seen_by: &'static str) -> Mistake {
-    Mistake { name, wrong, seen_by, shapes: ANY }
+/// One of seven lies, and one more may lose its disks.
+const fn of_seven(attack: &'static str) -> Shape {
+    Shape { replicas: Some(7), ..with(attack) }
 }
 
-const fn under(
-    shapes: &'static [Shape],
+const fn mistake(
     name: &'static str,
     wrong: &'static str,
-    seen_by: &'static str,
+    seen_by: &'static [&'static str],
+    shapes: &'static [Shape],
 ) -> Mistake {
     Mistake { name, wrong, seen_by, shapes }
 }
@@ -96,305 +118,370 @@ pub const ALL: &[Mistake] = &[
     mistake(
         "commit-quorum-too-small",
         "a batch is decided on one COMMIT too few",
-        "certificates, agreement",
+        &["certificates are a quorum's", "agreement"],
+        ANY,
     ),
-    under(
-        &[with("equivocating-primary"), with("vote-equivocator"), with("forged-batch")],
+    mistake(
         "prepare-quorum-too-small",
         "a batch is prepared on one PREPARE too few",
-        "agreement",
+        &["agreement", "accountability"],
+        &[with("equivocating-primary"), with("vote-equivocator"), with("forged-batch")],
     ),
     mistake(
         "checkpoint-quorum-too-small",
         "f+1 CHECKPOINTs make a checkpoint stable",
-        "certificates",
+        &["certificates are a quorum's"],
+        ANY,
     ),
     mistake(
         "new-view-quorum-too-small",
         "a view begins on one VIEW-CHANGE too few",
-        "durability, agreement",
+        &["certificates are a quorum's"],
+        ANY,
     ),
     mistake(
         "votes-of-other-views-counted",
         "votes of views that were left count",
-        "certificates, accountability",
+        &["certificates are a quorum's", "accountability"],
+        ANY,
     ),
     mistake(
         "votes-kept-across-views",
         "votes stay when a view is entered, and count there",
-        "accountability, certificates",
+        &["accountability", "certificates are a quorum's"],
+        ANY,
     ),
-    under(
-        &[with("signature-flooder")],
+    mistake(
         "vote-signature-unchecked",
         "PRE-PREPARE, PREPARE and COMMIT count whatever stands under them",
-        "certificates",
+        &["certificates are a quorum's", "accountability"],
+        &[with("signature-flooder")],
     ),
-    mistake("primary-never-changes", "every view has the same primary", "liveness"),
-    under(
-        &[with("equivocating-primary")],
-        "equivocation-unreported",
-        "a second proposal for one slot is passed over in silence",
-        "accountability",
+    mistake("primary-never-changes", "every view has the same primary", &["liveness"], ANY),
+    mistake(
+        "contradiction-unreported",
+        "a replica that contradicts itself is not reported",
+        &["accountability"],
+        &[with("vote-equivocator")],
     ),
     mistake(
         "lower-view-certificate-preferred",
         "of two certificates for a slot the one of the lower view wins",
-        "agreement, durability",
+        &["agreement", "durability"],
+        STORY,
     ),
-    mistake("gap-left-open", "NEW-VIEW proposes nothing where no certificate is", "liveness"),
-    under(
-        &[with("new-view-liar")],
+    mistake(
+        "gap-left-open",
+        "NEW-VIEW proposes nothing where no certificate is",
+        &["liveness"],
+        ANY,
+    ),
+    mistake(
         "o-not-recomputed",
         "a backup believes the O of NEW-VIEW",
-        "agreement, durability",
+        &["agreement", "durability"],
+        &[with("new-view-liar")],
     ),
     mistake(
         "prepared-left-out-of-view-change",
         "VIEW-CHANGE names no prepared batch",
-        "durability, agreement",
+        &["durability", "agreement"],
+        ANY,
     ),
     mistake(
         "certificates-dropped-on-entering-a-view",
         "certificates do not survive a change of views",
-        "durability, agreement",
+        &["durability", "agreement"],
+        ANY,
     ),
-    under(
-        &[with("view-change-liar"), with("evidence-forger")],
+    mistake(
         "prepared-certificate-unchecked",
         "certificates in a VIEW-CHANGE count unchecked",
-        "liveness, accountability",
+        &["liveness", "accountability"],
+        &[with("view-change-liar"), with("evidence-forger")],
     ),
     mistake(
         "executed-batch-executed-again",
         "what a NEW-VIEW proposes again is executed again",
-        "nothing panics",
+        &["nothing panics"],
+        ANY,
     ),
-    under(
-        &[with("view-spammer")],
+    mistake(
         "f-view-changes-joined",
         "f VIEW-CHANGEs move a replica to a later view",
-        "liveness",
+        &["leaving a view takes a quorum"],
+        &[with("view-spammer")],
     ),
-    under(
-        &[with("lone-suspect"), with("view-spammer")],
+    mistake(
         "f-suspects-joined",
         "f SUSPECTs are joined",
-        "liveness",
+        &["liveness", "catching up"],
+        &[with("lone-suspect"), with("view-spammer")],
     ),
-    under(
-        &[with("lone-suspect"), with("silent-primary")],
+    mistake(
         "view-left-alone",
         "who suspects leaves the view without waiting for a quorum",
-        "liveness",
+        &["leaving a view takes a quorum"],
+        ANY,
     ),
-    under(
-        &[with("silent-primary"), with("new-view-liar")],
+    mistake(
         "view-timer-never-runs",
         "a view change that does not end is never given up",
-        "liveness",
+        &["liveness"],
+        &[with("silent-primary"), with("new-view-liar")],
     ),
-    under(
-        &[with("silent-primary"), with("censor")],
+    mistake(
         "request-timer-never-runs",
         "nobody suspects a primary that does not propose",
-        "liveness",
+        &["liveness"],
+        &[with("silent-primary"), with("censor")],
     ),
-    mistake("timeout-never-doubles", "timeouts stay as they are when they expire", "liveness"),
-    mistake("laggards-not-helped", "STATUS is read and not answered", "catching up, liveness"),
+    mistake(
+        "timeout-never-doubles",
+        "timeouts stay as they are when they expire",
+        &["liveness"],
+        HASTY,
+    ),
+    mistake(
+        "laggards-not-helped",
+        "STATUS is read and not answered",
+        &["catching up", "liveness"],
+        ANY,
+    ),
     mistake(
         "laggards-get-no-new-view",
         "who is in an earlier view is not sent the NEW-VIEW",
-        "catching up, liveness",
+        &["catching up", "liveness"],
+        ANY,
     ),
     mistake(
         "commit-before-certificate-durable",
         "COMMIT leaves before its certificate is on the disk",
-        "accountability, durability",
+        &["accountability", "durability"],
+        ANY,
     ),
     mistake(
         "certificate-not-journaled",
         "the prepared certificate is never written",
-        "accountability, durability",
+        &["accountability", "durability"],
+        ANY,
     ),
     mistake(
         "vote-before-reservation",
         "PRE-PREPARE and PREPARE leave before their reservation is on the disk",
-        "accountability, one signature",
+        &["accountability", "one signature for one slot"],
+        ANY,
     ),
     mistake(
         "send-overtakes-sync",
         "messages leave before the records that they rest on",
-        "accountability, one signature",
+        &["effects wait for their records"],
+        ANY,
     ),
     mistake(
         "commit-overtakes-own-sync",
         "execution and replies overtake the own certificate's write",
-        "durability, agreement",
+        &["effects wait for their records"],
+        ANY,
     ),
     mistake(
         "reservation-forgotten",
         "a start does not heed the reservation that it finds",
-        "one signature",
+        &["one signature for one slot"],
+        ANY,
     ),
     mistake(
         "clean-stop-lowers-reservation",
         "a clean stop lowers a reservation that an earlier start found",
-        "one signature",
+        &["one signature for one slot", "accountability"],
+        ANY,
     ),
     mistake(
         "view-change-not-durable",
         "VIEW-CHANGE is sent before it is journaled",
-        "one signature, accountability",
+        &["one signature for one slot", "accountability"],
+        ANY,
     ),
     mistake(
         "view-change-forgotten",
         "a start does not heed the VIEW-CHANGE that it finds",
-        "one signature, accountability",
+        &["one signature for one slot", "accountability"],
+        ANY,
     ),
     mistake(
         "new-view-not-durable",
         "votes are cast in a view whose NEW-VIEW is not on the disk",
-        "one signature, accountability",
+        &["one signature for one slot", "accountability"],
+        ANY,
     ),
     mistake(
         "undecided-batch-executed-at-start",
         "a start executes what is prepared and has no commit mark",
-        "certificates",
+        &["certificates are a quorum's"],
+        ANY,
     ),
     mistake(
         "checkpoint-before-ledger-durable",
         "CHECKPOINT says what the own disk does not hold",
-        "accountability",
+        &["accountability"],
+        ANY,
     ),
     mistake(
         "log-cut-before-stable",
         "the journal is cut at an own checkpoint that is not stable",
-        "certificates",
+        &["certificates are a quorum's"],
+        ANY,
     ),
-    under(
-        &[with("checkpoint-liar"), with("view-change-liar"), with("attested-checkpoint")],
+    mistake(
         "stable-checkpoint-unchecked",
         "proofs of stable checkpoints are believed",
-        "certificates, accountability",
+        &["certificates are a quorum's", "liveness"],
+        &[with("checkpoint-liar"), with("view-change-liar"), with("attested-checkpoint")],
     ),
-    under(
-        &[with("attested-checkpoint")],
+    mistake(
         "attestation-taken-for-checkpoint",
         "the signature under a reply counts as a CHECKPOINT",
-        "accountability",
+        &["accountability"],
+        &[with("attested-checkpoint")],
     ),
-    under(
-        &[with("evidence-forger")],
+    mistake(
         "shown-proposal-unchecked",
         "what a peer says that the primary proposed is believed",
-        "accountability",
+        &["accountability"],
+        &[with("evidence-forger")],
     ),
-    under(
-        &[with("forged-batch")],
+    mistake(
         "batch-vouched-for-unseen",
         "requests that nobody checked are voted for",
-        "validity",
+        &["validity"],
+        &[with("forged-batch")],
     ),
-    under(
-        &[with("forged-batch"), with("forging-client")],
+    mistake(
         "request-signature-unchecked",
         "requests are ordered whoever signed them",
-        "validity",
+        &["validity"],
+        &[with("forged-batch"), with("forging-client")],
     ),
-    under(
-        &[with("replayer")],
+    mistake(
         "cluster-not-signed",
         "signatures do not cover the cluster",
-        "validity",
+        &["validity"],
+        &[with("replayer")],
     ),
     mistake(
         "epoch-start-not-durable",
         "an epoch is voted in whose start is not on the disk",
-        "one signature, accountability, recovery",
+        &["one signature for one slot", "accountability", "recovery"],
+        ANY,
     ),
     mistake(
         "epoch-end-ignored",
         "an epoch goes on above its last block",
-        "nothing panics, agreement",
+        &["nothing panics", "agreement"],
+        ANY,
     ),
-    under(
-        &[with("epoch-liar")],
+    mistake(
         "epoch-end-unchecked",
         "the end of an epoch is believed without its proof",
-        "agreement, liveness",
+        &["certificates are a quorum's", "agreement"],
+        &[with("epoch-liar")],
     ),
     mistake(
         "commits-pass-a-change",
         "blocks above a change are executed before it is known what it did",
-        "nothing panics",
+        &["nothing panics"],
+        ANY,
     ),
     mistake(
         "rejoin-nonce-ignored",
         "any Rejoin of its own lets a replica vote again",
-        "one signature",
+        &["one signature for one slot", "accountability"],
+        ANY,
     ),
-    under(
-        &[with("serial-rejoiner")],
+    mistake(
+        "rejoin-of-another-epoch-accepted",
+        "a Rejoin that was signed for another epoch takes effect",
+        &["rejoins are an interval apart"],
+        &[with("epoch-liar"), with("serial-rejoiner"), with("replayer")],
+    ),
+    mistake(
         "rejoin-interval-ignored",
         "a replica may rejoin as often as it likes",
-        "liveness",
+        &["rejoins are an interval apart"],
+        &[with("serial-rejoiner")],
     ),
     mistake(
         "time-goes-back",
         "a block's time is its batch's, and not at least its parent's",
-        "monotonic",
+        &["monotonic view and height"],
+        ANY,
     ),
     mistake(
         "sessions-left-out-of-state-root",
         "the state root does not cover the sessions",
-        "state equality, exactly once",
+        &["state equality", "exactly once"],
+        ANY,
     ),
-    under(
-        &[with("transfer-poisoner")],
+    mistake(
         "chunk-unchecked",
         "transferred state is staged as it comes",
-        "state equality, nothing panics",
+        &["state equality", "nothing panics"],
+        &[of_seven("transfer-poisoner")],
     ),
-    under(
-        &[with("transfer-poisoner")],
+    mistake(
         "target-from-a-claim",
         "what is fetched is what a peer says, certified or not",
-        "agreement, catching up",
+        &["agreement", "catching up"],
+        &[of_seven("transfer-poisoner")],
     ),
-    mistake("duplicate-executed", "a request that comes again is executed again", "exactly once"),
-    under(
-        &[with("forging-client"), with("duplicating-client")],
+    mistake(
+        "duplicate-executed",
+        "a request that comes again is executed again",
+        &["exactly once"],
+        ANY,
+    ),
+    mistake(
         "conflict-executed",
         "a second body under one number is executed",
-        "exactly once",
+        &["exactly once"],
+        &[with("forging-client"), with("duplicating-client")],
     ),
-    under(
-        &[with("replayer")],
+    mistake(
         "fence-not-raised",
         "what is acknowledged is forgotten and may come again",
-        "exactly once",
+        &["exactly once"],
+        &[with("replayer")],
     ),
-    under(
-        &[with("session-replayer")],
+    mistake(
         "session-opened-again",
         "an old OpenSession opens its session anew",
-        "exactly once",
+        &["exactly once"],
+        &[with("session-replayer")],
     ),
-    mistake("client-believes-f", "a client believes f replicas", "acknowledged"),
-    under(
-        &[with("reply-liar")],
+    mistake(
+        "client-believes-f",
+        "a client believes f replicas",
+        &["acknowledged means f+1 attestations"],
+        ANY,
+    ),
+    mistake(
         "client-ignores-path",
         "a client believes results that the block does not hold",
-        "acknowledged",
-    ),
-    under(
+        &["acknowledged means f+1 attestations"],
         &[with("reply-liar")],
+    ),
+    mistake(
         "client-ignores-signatures",
         "a client counts attestations that do not verify",
-        "acknowledged",
+        &["acknowledged means f+1 attestations"],
+        &[with("reply-liar")],
     ),
-    mistake("receipt-with-f-attestations", "a receipt with f attestations verifies", "receipts"),
+    mistake(
+        "receipt-with-f-attestations",
+        "a receipt with f attestations verifies",
+        &["receipts"],
+        ANY,
+    ),
 ];
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod ledger;
 pub mod mistakes;
 pub mod mutants;
 pub mod node;
+mod order;
 pub mod plan;
 pub mod random;
 pub mod run;

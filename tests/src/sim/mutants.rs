@@ -1,7 +1,7 @@
 //! The hunt for seeded mistakes: for each of [`super::mistakes::ALL`], how many seeds pass until a property breaks.
 //!
-//! A seed catches a mistake only if every property holds in the same run without it. Where that is not so the seed
-//! counts as tried and proves nothing.
+//! A seed catches a mistake only if it breaks a property that the mistake is listed with, and if every property holds in
+//! the same run without it. Else the seed counts as tried and proves nothing.
 
 use super::check::Violation;
 use super::mistakes::{Mistake, Shape};
@@ -29,6 +29,8 @@ pub struct Searched {
     pub seeds: u64,
     /// Seeds that break a property without the mistake too.
     pub unclean: Vec<u64>,
+    /// Seeds that broke another property than those that the mistake is listed with.
+    pub unexpected: Vec<(u64, Violation)>,
     /// Nothing where it survived.
     pub caught: Option<Catch>,
 }
@@ -46,7 +48,8 @@ impl Searched {
 /// Tries seeds from 0 on, its shapes in turns, until one catches the mistake or `seeds_max` were run.
 #[must_use]
 pub fn search(mistake: &'static Mistake, seeds_max: u64) -> Searched {
-    let mut searched = Searched { mistake, seeds: 0, unclean: Vec::new(), caught: None };
+    let mut searched =
+        Searched { mistake, seeds: 0, unclean: Vec::new(), unexpected: Vec::new(), caught: None };
     let shapes = mistake.shapes.iter().cycle();
     for (seed, shape) in (0..seeds_max).zip(shapes) {
         searched.seeds += 1;
@@ -54,6 +57,10 @@ pub fn search(mistake: &'static Mistake, seeds_max: u64) -> Searched {
         let Some(violation) = outcome.violation else { continue };
         if run::seed(seed, &shape.options(None)).violation.is_some() {
             searched.unclean.push(seed);
+            continue;
+        }
+        if !mistake.seen_by.contains(&violation.property) {
+            searched.unexpected.push((seed, violation));
             continue;
         }
         searched.caught = Some(Catch { seed, shape: *shape, violation });

@@ -11,6 +11,7 @@ use super::disk::{JournalDisk, LedgerDisk};
 use super::fabric::{Event, Fabric, Wake};
 use super::gateway::Routes;
 use super::keys;
+use super::order::{Counted, Shared};
 use super::transfer::{StateAt, Transfer};
 use conclave_consensus::engine::Committed;
 use conclave_consensus::engine::{
@@ -130,7 +131,9 @@ pub struct Speed {
 pub(super) struct Process {
     pub boot: u64,
     pub started_ms: u64,
-    pub replica: Replica<Pbft>,
+    pub replica: Replica<Counted>,
+    /// What left in which order.
+    pub order: Shared,
     pub horizon: Horizon,
     pub status: EngineStatus,
     pub inbox: VecDeque<ToReplica>,
@@ -180,6 +183,10 @@ pub struct Node {
     pub fate: Option<Fate>,
     /// The power goes after so many more boundaries.
     pub power: Option<u64>,
+    /// The power goes in the sync of the journal that comes after so many more.
+    pub tear: Option<u64>,
+    /// How fast its disks are once the faults are over, microseconds.
+    pub rest: (u64, u64),
     /// Its disks are full.
     pub full: bool,
     /// What its disks lost and what is not made good yet.
@@ -216,6 +223,8 @@ impl Node {
             tick,
             fate: None,
             power: None,
+            tear: None,
+            rest: (100, 2_000),
             full: false,
             lost: None,
             owed: None,
@@ -271,9 +280,11 @@ impl Node {
         self.set_full(false);
         self.ledger.fail_never();
         self.power = None;
+        self.tear = None;
         self.paused_until = now;
         self.skew_ms = skew_ms;
-        self.speed = Speed { sync: (100, 2_000), ledger: (100, 3_000), ..self.speed };
+        let (least, most) = self.rest;
+        self.speed = Speed { sync: self.rest, ledger: (least, most + 1_000), ..self.speed };
     }
 
     /// Copies both disks, as a backup would.
@@ -385,6 +396,7 @@ impl Node {
         };
         self.begin(fabric, engine, executor);
         let process = self.process.as_mut().expect("it begins");
+        process.order.lock().emitted(&effects);
         let step = process.replica.order(effects);
         fabric.saw(&Fact::Started { replica: self.id, boot: self.boot });
         self.carry_out(fabric, step);
@@ -434,12 +446,14 @@ impl Node {
         let jobs = executor.pending_checkpoints().expect("memory can be read");
         let diverged = executor.diverged().cloned();
         let peers = (0..fabric.n).filter(|peer| *peer != id).map(ReplicaId).collect();
+        let order = Shared::default();
         self.process = Some(Process {
             boot,
             started_ms: fabric.now_ms(),
             horizon: engine.horizon(),
             status: engine.status(),
-            replica: Replica::new(engine),
+            replica: Replica::new(Counted::new(engine, order.clone())),
+            order,
             inbox: VecDeque::new(),
             waiting: vec![0; usize::from(fabric.n)],
             stepping: false,
@@ -481,6 +495,7 @@ impl Node {
     pub fn crash(&mut self, fabric: &mut Fabric) {
         let Some(process) = self.process.take() else { return };
         self.power = None;
+        self.tear = None;
         self.last_end = process.ended.clone();
         // The writes under way are one sync: a prefix of their records may be on the disk, and the next is torn.
         let under_way = process.syncing.len();

@@ -1,7 +1,10 @@
 //! What a seed means: the cluster, its clients, who lies, and which faults come when.
 //!
 //! A plan draws a small set of the kinds of faults and leaves the rest out (Groce et al., "Swarm Testing", ISSTA 2012):
-//! runs that have everything in them reach less than runs that differ.
+//! runs that have everything in them reach less than runs that differ. What takes several faults at the right times is
+//! in [`rare`].
+
+pub mod rare;
 
 use super::adversary::{self, Make};
 use super::client::Habit;
@@ -34,6 +37,10 @@ pub struct Options {
     pub mistake: Option<&'static str>,
     /// No faults but the attackers'.
     pub calm: bool,
+    /// Timeouts are shorter than what a disk takes, to the end.
+    pub hasty: bool,
+    /// Every seed has one of the stories of [`rare`].
+    pub story: bool,
 }
 
 /// A fault, and whom it meets.
@@ -77,6 +84,12 @@ pub enum Fault {
     Copy { id: u16 },
     /// Somebody puts the copy back, of the journal alone or of both.
     Restore { id: u16, both: bool },
+    /// The power goes in the sync of the journal that comes after so many more, of one or of all.
+    Tear { id: Option<u16>, syncs: u64 },
+    /// PREPAREs reach this one alone, until links are mended.
+    Favour { id: u16 },
+    /// The disks are slow and stay so, microseconds.
+    SlowForGood { sync: (u64, u64) },
     /// A client's process dies, and another one begins.
     ClientRestart { client: u16 },
 }
@@ -165,6 +178,14 @@ impl Plan {
         }
         let tick = *random.pick(&[10_000, 10_000, 20_000]);
         let random = random.fork();
+        let mut limits = limits;
+        if !options.calm {
+            let until = &mut heal_at;
+            rare::faults(seed, n, timeout * 1000, options.story, until, &mut faults);
+        }
+        if options.hasty {
+            limits.view_change_timeout_ms = rare::haste(seed, &mut clients, &mut faults);
+        }
         Self {
             seed,
             n,
@@ -391,6 +412,6 @@ mod tests {
                 seen.insert(name.split([' ', '(']).next().unwrap().to_owned());
             }
         }
-        assert_eq!(seen.len(), 20, "{seen:?}");
+        assert_eq!(seen.len(), 22, "{seen:?}");
     }
 }

@@ -417,6 +417,19 @@ impl World {
                 node.set_full(true);
                 self.fabric.schedule(length, Event::Start { id });
             }
+            Fault::Tear { id, syncs } => {
+                for id in (0..self.fabric.n).filter(|it| id.is_none_or(|id| id == *it)) {
+                    if self.is_mine(id) {
+                        self.nodes[usize::from(id)].tear = Some(syncs);
+                    }
+                }
+            }
+            Fault::SlowForGood { sync } => {
+                for node in &mut self.nodes {
+                    node.rest = sync;
+                    node.speed = Speed { sync, ..node.speed };
+                }
+            }
             Fault::ClientRestart { client } => {
                 let client = &mut self.clients[usize::from(client)];
                 client.restart(&mut self.fabric, &mut self.history);
@@ -425,6 +438,7 @@ impl World {
             | Fault::Partition { .. }
             | Fault::SlowLink { .. }
             | Fault::Weather(_)
+            | Fault::Favour { .. }
             | Fault::Mend => self.strike_links(fault),
             Fault::LoseBoth { .. }
             | Fault::GarbleJournal { .. }
@@ -451,6 +465,7 @@ impl World {
                 }
             }
             Fault::SlowLink { from, to, by } => links.slow_down(from, to, by),
+            Fault::Favour { id } => links.favoured = Some(id.into()),
             Fault::Weather(conditions) => links.conditions = conditions,
             _ => links.mend(),
         }

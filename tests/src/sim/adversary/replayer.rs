@@ -60,9 +60,10 @@ fn asked_elsewhere(hands: &Hands<'_>, old: &SignedRequest) -> Option<SignedReque
     let key = old.key();
     old.operations()?;
     let client = (0..hands.clients).find(|id| keys::client(*id).public() == key.client)?;
+    let number = RequestNumber(old.acknowledged().0.checked_add(500)?);
     let body = RequestBody::Submit {
         session: key.session,
-        number: RequestNumber(key.number.0 + 100),
+        number,
         acknowledged: old.acknowledged(),
         operations: Transaction::put("elsewhere", b"x").encode(),
     };

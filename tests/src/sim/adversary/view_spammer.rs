@@ -26,7 +26,8 @@ struct ViewSpammer;
 impl Adversary for ViewSpammer {
     fn tick(&mut self, hands: &mut Hands<'_>) {
         let (epoch, now) = (hands.knows.epoch, hands.knows.view.0);
-        let views = [now.saturating_sub(1), now + 1, now + 2, now + 1_000_000, u64::MAX];
+        let above = |views| now.saturating_add(views);
+        let views = [now.saturating_sub(1), above(1), above(2), above(1_000_000), u64::MAX];
         let view = View(*hands.random.pick(&views));
         let sequence = Sequence(hands.knows.low.0 + hands.random.between(1, 8));
         let digest = Digest::from_bytes(hands.random.bytes());

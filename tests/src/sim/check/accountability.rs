@@ -6,7 +6,7 @@
 
 use super::{Cast, Check, Fact};
 use crate::sim::keys;
-use conclave_consensus::engine::Evidence;
+use conclave_consensus::engine::{Evidence, Reject};
 use std::collections::BTreeSet;
 
 /// Who was named, and who has to be.
@@ -14,7 +14,12 @@ use std::collections::BTreeSet;
 pub(super) struct Accountability {
     named: BTreeSet<u16>,
     shown: BTreeSet<(u16, u8)>,
+    /// Traitors whose second vote for one slot a correct replica refused as that.
+    refused: BTreeSet<u16>,
 }
+
+/// Why a second vote for one slot is refused: whoever says so holds both.
+const TWO_VOTES: Reject = Reject::Protocol("two votes for one slot");
 
 fn holds(evidence: &Evidence, cast: &Cast) -> Result<(), String> {
     let members = keys::members(cast.genesis.membership.members.clone());
@@ -49,6 +54,13 @@ impl Check for Accountability {
             Fact::Contradicted { traitor, replica, kind } if cast.is_correct(*replica) => {
                 self.shown.insert((*traitor, *kind));
             }
+            Fact::Rejected { replica, from, reason }
+                if **reason == TWO_VOTES
+                    && cast.is_correct(*replica)
+                    && cast.traitors.contains(from) =>
+            {
+                self.refused.insert(*from);
+            }
             Fact::Halted { replica, reason } if cast.is_correct(*replica) => {
                 return Err(format!("r{replica} halts though at most f are faulty: {reason}"));
             }
@@ -64,6 +76,9 @@ impl Check for Accountability {
     }
 
     fn end(&mut self, _: &Cast) -> Result<(), String> {
+        if let Some(traitor) = self.refused.difference(&self.named).next() {
+            return Err(format!("two votes of r{traitor} for one slot are known and not reported"));
+        }
         match self.shown.iter().find(|(traitor, _)| !self.named.contains(traitor)) {
             None => Ok(()),
             Some((traitor, kind)) => Err(format!(
@@ -102,6 +117,18 @@ mod tests {
         let mut check = Accountability::default();
         let shown = Fact::Contradicted { traitor: 3, replica: 0, kind: 3 };
         check.see(&shown, &cast).unwrap();
+        assert!(check.end(&cast).is_err());
+        check.see(&Fact::Evidence { replica: 0, evidence: &evidence(3, 3) }, &cast).unwrap();
+        assert!(check.end(&cast).is_ok());
+    }
+
+    #[test]
+    fn two_votes_that_were_refused_as_such_have_to_be_reported() {
+        let cast = cast(4, &[3]);
+        let mut check = Accountability::default();
+        check.see(&Fact::Rejected { replica: 0, from: 3, reason: &Reject::Known }, &cast).unwrap();
+        assert!(check.end(&cast).is_ok());
+        check.see(&Fact::Rejected { replica: 0, from: 3, reason: &TWO_VOTES }, &cast).unwrap();
         assert!(check.end(&cast).is_err());
         check.see(&Fact::Evidence { replica: 0, evidence: &evidence(3, 3) }, &cast).unwrap();
         assert!(check.end(&cast).is_ok());

@@ -1,5 +1,5 @@
-//! Certificates: what a replica executes is proven by a quorum's COMMITs of one view, and what it cuts its journal on by
-//! a quorum's CHECKPOINTs (OSDI'99 §4.2 and §4.3).
+//! Certificates: what a replica executes is proven by a quorum's COMMITs of one view, what it cuts its journal on by a
+//! quorum's CHECKPOINTs, and a NEW-VIEW names a quorum's VIEW-CHANGEs (OSDI'99 §4.2 to §4.4).
 //!
 //! The size of a quorum is computed here anew, as ⌈(n+f+1)/2⌉ with f = ⌊(n−1)/3⌋, and so is who signed: the product's own
 //! counting is what is judged.
@@ -9,6 +9,7 @@ use crate::sim::keys;
 use conclave_consensus::engine::Committed;
 use conclave_consensus::message::{CheckpointCertificate, CheckpointVote, kind};
 use conclave_consensus::pbft::certificate::CommitCertificate;
+use conclave_consensus::pbft::message::{Message, NewView};
 use conclave_consensus::types::ReplicaId;
 use conclave_consensus::wire;
 use conclave_crypto::digest::{Digest, digest};
@@ -19,11 +20,6 @@ use std::collections::BTreeSet;
 #[derive(Default)]
 pub(super) struct Certificates {
     judged: BTreeSet<Digest>,
-}
-
-fn quorum(cast: &Cast) -> usize {
-    let n = cast.genesis.membership.members.len();
-    (n + (n - 1) / 3 + 1).div_ceil(2)
 }
 
 fn commits(committed: &Committed, cast: &Cast) -> Result<(), String> {
@@ -43,7 +39,7 @@ fn commits(committed: &Committed, cast: &Cast) -> Result<(), String> {
     };
     let signers: BTreeSet<ReplicaId> =
         certificate.commits.iter().filter(signed).map(|(id, _)| *id).collect();
-    if signers.len() < quorum(cast) {
+    if signers.len() < cast.quorum() {
         return Err(format!("block {sequence} is executed on {} COMMITs", signers.len()));
     }
     Ok(())
@@ -60,7 +56,7 @@ fn checkpoints(certificate: &CheckpointCertificate, cast: &Cast) -> Result<(), S
     };
     let signers: BTreeSet<ReplicaId> =
         certificate.signatures.iter().filter(signed).map(|(id, _)| *id).collect();
-    if signers.len() < quorum(cast) {
+    if signers.len() < cast.quorum() {
         let (height, found) = (checkpoint.height, signers.len());
         return Err(format!("the journal is cut at {height} on {found} CHECKPOINTs"));
     }
@@ -82,6 +78,15 @@ impl Check for Certificates {
                 let name = digest("simulated checkpoints", &[&wire::encode(*certificate)]);
                 if self.judged.insert(name) { checkpoints(certificate, cast) } else { Ok(()) }
             }
+            Fact::Sent { replica, message: Message::NewView(sealed) } => {
+                let NewView { view, changes, .. } = sealed.value();
+                let senders: BTreeSet<ReplicaId> = changes.iter().map(|(id, _)| *id).collect();
+                let found = senders.len();
+                if found < cast.quorum() {
+                    return Err(format!("r{replica} is in view {view} on {found} VIEW-CHANGEs"));
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -93,6 +98,7 @@ mod tests {
     use super::*;
     use conclave_consensus::message::{Batch, Checkpoint};
     use conclave_consensus::pbft::certificate::Statement;
+    use conclave_consensus::pbft::message::Sealed;
     use conclave_consensus::types::{Epoch, Sequence, View};
     use std::sync::Arc;
 
@@ -121,6 +127,20 @@ mod tests {
         let mut other = decided(&[0, 1, 2]);
         other.sequence = Sequence(2);
         assert!(see(&Fact::Decided { replica: 0, committed: &other }).is_err());
+    }
+
+    #[test]
+    fn a_view_without_a_quorum_of_view_changes_is_refused() {
+        let new_view = |senders: &[u16]| {
+            let changes = senders.iter().map(|id| (ReplicaId(*id), Digest::ZERO)).collect();
+            let (key, cluster) = (keys::replica(1), cast(4, &[]).genesis.cluster());
+            let value = NewView { epoch: Epoch(0), view: View(1), changes, proposals: Vec::new() };
+            let message =
+                Message::NewView(Arc::new(Sealed::new(Signed::sign(value, &key, &cluster))));
+            see(&Fact::Sent { replica: 1, message: &message })
+        };
+        assert!(new_view(&[0, 1, 2]).is_ok());
+        assert!(new_view(&[0, 1]).is_err() && new_view(&[0, 1, 1]).is_err());
     }
 
     #[test]

@@ -6,6 +6,25 @@ use conclave_consensus::types::Sequence;
 use conclave_crypto::digest::Digest;
 use std::collections::BTreeMap;
 
+/// Effects wait for their records: nothing leaves a replica before everything that it rests on is on its disk. Where a
+/// journal's write is lost with the power, nobody has heard of it.
+pub(super) struct Order;
+
+impl Check for Order {
+    fn name(&self) -> &'static str {
+        "effects wait for their records"
+    }
+
+    fn see(&mut self, fact: &Fact<'_>, cast: &Cast) -> Result<(), String> {
+        match fact {
+            Fact::Overtook { replica, records } if cast.is_correct(*replica) => {
+                Err(format!("an effect of r{replica} overtakes {records} of its records"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Blocks that answered somebody.
 #[derive(Default)]
 pub(super) struct Durability {
@@ -55,6 +74,13 @@ impl Check for Durability {
 mod tests {
     use super::super::testing::{answered, block, cast, completion, executed};
     use super::*;
+
+    #[test]
+    fn an_effect_that_overtakes_its_records_is_refused() {
+        let overtook = Fact::Overtook { replica: 0, records: 1 };
+        assert!(Order.see(&overtook, &cast(4, &[])).is_err());
+        assert!(Order.see(&overtook, &cast(4, &[0])).is_ok());
+    }
 
     #[test]
     fn a_lost_answered_block_is_refused() {

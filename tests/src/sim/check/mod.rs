@@ -12,10 +12,12 @@ mod certificates;
 mod checkpoints;
 mod durability;
 mod exactly_once;
+mod leaving;
 pub mod linearizable;
 pub mod liveness;
 mod monotonic;
 mod receipts;
+mod rejoins;
 mod signatures;
 mod state;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use conclave_consensus::engine::{Checkpointed, Committed, EngineStatus, Evidence
 use conclave_consensus::executor::Executed;
 use conclave_consensus::membership::Genesis;
 use conclave_consensus::message::{Batch, BlockHeader, CheckpointCertificate, SignedRequest};
+use conclave_consensus::pbft::message::Message;
 use conclave_consensus::state_sync::TransferTarget;
 use conclave_consensus::types::{ClientId, Sequence};
 use conclave_crypto::digest::Digest;
@@ -53,6 +56,10 @@ pub enum Fact<'a> {
     },
     /// A replica with its journal whole put its signature to something and sent it.
     Signed { replica: u16, signed: SignedSlot },
+    /// A replica that is no traitor sends this.
+    Sent { replica: u16, message: &'a Message },
+    /// An effect left while so many records that it has to wait for were not on the disk.
+    Overtook { replica: u16, records: u64 },
     /// A replica's engine hands a decided batch over.
     Decided { replica: u16, committed: &'a Committed },
     /// A replica may drop what its journal holds at or below this checkpoint.
@@ -113,6 +120,23 @@ impl Cast {
     #[must_use]
     pub fn is_correct(&self, replica: u16) -> bool {
         !self.traitors.contains(&replica)
+    }
+
+    /// How many replicas may be faulty, computed anew: ⌊(n−1)/3⌋.
+    #[must_use]
+    pub fn f(&self) -> usize {
+        (self.genesis.membership.members.len() - 1) / 3
+    }
+
+    /// The smallest set of which any two share a correct replica, computed anew: ⌈(n+f+1)/2⌉.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        (self.genesis.membership.members.len() + self.f() + 1).div_ceil(2)
+    }
+
+    /// Replicas that lie, and those whose disks were ever lost.
+    pub fn unreliable(&self) -> impl Iterator<Item = u16> + '_ {
+        self.traitors.union(&self.forgetful).copied()
     }
 
     /// Whether it also stands on the state that was agreed on.
@@ -180,6 +204,9 @@ impl Checks {
             Box::new(certificates::Certificates::default()),
             Box::new(monotonic::Monotonic::default()),
             Box::new(state::StateRoots::default()),
+            Box::new(leaving::Leaving::default()),
+            Box::new(rejoins::Rejoins::default()),
+            Box::new(durability::Order),
             Box::new(signatures::OneSignature::default()),
             Box::new(acknowledged::Acknowledged),
             Box::new(receipts::Receipts::default()),
