@@ -93,10 +93,8 @@ const fn with(attack: &'static str) -> Shape {
     Shape { attack: Who::Named(attack), ..SEED }
 }
 
-/// One of seven lies, and one more may lose its disks.
-const fn of_seven(attack: &'static str) -> Shape {
-    Shape { replicas: Some(7), ..with(attack) }
-}
+/// Of seven one or two serve false state, and where it is one, another one may lose its disks.
+const POISON: &[Shape] = &[Shape { story: true, replicas: Some(7), ..with("transfer-poisoner") }];
 
 const fn mistake(
     name: &'static str,
@@ -426,13 +424,13 @@ pub const ALL: &[Mistake] = &[
         "chunk-unchecked",
         "transferred state is staged as it comes",
         &["state equality", "nothing panics"],
-        &[of_seven("transfer-poisoner")],
+        POISON,
     ),
     mistake(
         "target-from-a-claim",
         "what is fetched is what a peer says, certified or not",
         &["agreement", "catching up"],
-        &[of_seven("transfer-poisoner")],
+        POISON,
     ),
     mistake(
         "duplicate-executed",

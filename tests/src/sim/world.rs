@@ -30,6 +30,9 @@ const WATCH: u64 = 20_000;
 /// seconds long, and a Rejoin may have to wait for its interval and for another's.
 const CATCH_UP_MS: u64 = 20_000;
 
+/// Where every sync takes as long as a timeout, timeouts have to grow first, now and then more than once.
+const PATIENCE: u64 = 8;
+
 /// No run goes on longer, microseconds.
 const END: u64 = 120_000_000;
 
@@ -70,6 +73,8 @@ pub struct World {
     faults: Vec<Option<Fault>>,
     skews: Vec<i64>,
     f: usize,
+    /// The bounds of liveness are this many times as long.
+    patience: u64,
     healed_at: Option<u64>,
     content_at: Option<u64>,
     done: bool,
@@ -138,6 +143,7 @@ impl World {
             faults,
             skews,
             f,
+            patience: 1,
             healed_at,
             content_at,
             done,
@@ -425,6 +431,7 @@ impl World {
                 }
             }
             Fault::SlowForGood { sync } => {
+                self.patience = PATIENCE;
                 for node in &mut self.nodes {
                     node.rest = sync;
                     node.speed = Speed { sync, ..node.speed };
@@ -557,7 +564,7 @@ impl World {
         let Some(healed) = self.healed_at else { return };
         let now = self.fabric.now;
         let timeout_ms = self.fabric.genesis.limits.view_change_timeout_ms;
-        let bound_ms = liveness::bound_ms(self.f, timeout_ms);
+        let bound_ms = liveness::bound_ms(self.f, timeout_ms) * self.patience;
         for client in &self.clients {
             let since = client.waits_since();
             if since.is_some_and(|since| liveness::overdue(since, healed, now, bound_ms)) {

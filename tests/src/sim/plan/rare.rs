@@ -22,10 +22,10 @@ pub(super) fn faults(
     if !random.chance(PERMILLE) && !always {
         return;
     }
-    if random.chance(500) {
-        tear(&mut random, n, *heal_at, faults);
-    } else {
-        favour(&mut random, n, timeout, heal_at, faults);
+    match random.below(3) {
+        0 => tear(&mut random, n, *heal_at, faults),
+        1 => favour(&mut random, n, timeout, heal_at, faults),
+        _ => lose(&mut random, n, *heal_at, faults),
     }
     faults.sort_by_key(|(at, _)| *at);
 }
@@ -40,8 +40,20 @@ fn tear(random: &mut Random, n: u16, until: u64, faults: &mut Vec<(u64, Fault)>)
     }
 }
 
-/// One replica prepares alone and is cut off; the others go on in the next view, until it comes back and the primary of
-/// that view is cut off: certificates of two views for one slot meet (OSDI'99 §4.4: the one of the higher view counts).
+/// Somebody loses what the disks hold while there is something to lose, and is back early enough to be lied to.
+fn lose(random: &mut Random, n: u16, until: u64, faults: &mut Vec<(u64, Fault)>) {
+    for _ in 0..random.between(1, 2) {
+        let id = random.below(n.into()) as u16;
+        let fault = match random.below(3) {
+            0 => Fault::LoseLedger { id },
+            _ => Fault::LoseBoth { id },
+        };
+        faults.push((random.between(until / 8, until / 2), fault));
+    }
+}
+
+/// One replica prepares alone and is cut off; the others go on in the next view, until its primary is cut off too; then
+/// the first comes back, and is needed for a quorum before it has caught up: certificates of two views for one slot meet (OSDI'99 §4.4: the one of the higher view counts).
 fn favour(
     random: &mut Random,
     n: u16,
@@ -49,8 +61,12 @@ fn favour(
     heal_at: &mut u64,
     faults: &mut Vec<(u64, Fault)>,
 ) {
-    let alone = random.below(n.into()) as u16;
-    let next = (0..n).filter(|id| *id != alone).nth(random.index(usize::from(n) - 1));
+    // The first view after this one is replica 1's to lead, as long as no epoch ended.
+    let (alone, next) = if random.chance(500) {
+        (random.below(n.into()) as u16, random.below(n.into()) as u16)
+    } else {
+        (*random.pick(&[0, 2, 3]), 1)
+    };
     let cut = |id: u16| Fault::Partition { side: vec![id.into()], one_way: false };
     let mut at = random.below(timeout);
     faults.push((at, Fault::Favour { id: alone }));
@@ -58,8 +74,10 @@ fn favour(
     faults.push((at, Fault::Mend));
     faults.push((at, cut(alone)));
     at += timeout * random.between(8, 40) / 8;
+    faults.push((at, cut(next)));
+    at += timeout * random.between(8, 24) / 8;
     faults.push((at, Fault::Mend));
-    faults.extend(next.map(|next| (at, cut(next))));
+    faults.push((at, cut(next)));
     at += timeout * random.between(8, 40) / 8;
     faults.push((at, Fault::Mend));
     *heal_at = (*heal_at).max(at + 1);
