@@ -423,7 +423,7 @@ pub const ALL: &[Mistake] = &[
     mistake(
         "chunk-unchecked",
         "transferred state is staged as it comes",
-        &["state equality", "nothing panics"],
+        &["state equality", "nothing panics", "catching up"],
         POISON,
     ),
     mistake(

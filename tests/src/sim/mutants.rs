@@ -116,7 +116,7 @@ mod tests {
         let caught = searched.caught.as_ref().unwrap();
         assert_eq!(caught.seed + 1, searched.seeds);
         assert!(searched.command().unwrap().ends_with("--mistake client-believes-f"));
-        assert_eq!(median(&[searched.clone()]), Some(searched.seeds));
+        assert_eq!(median(std::slice::from_ref(&searched)), Some(searched.seeds));
     }
 
     #[test]

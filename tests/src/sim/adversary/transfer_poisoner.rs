@@ -83,11 +83,17 @@ impl TransferPoisoner {
         let (id, mut items) = (*id, items.clone());
         match self.poison {
             Poison::Byte => {
+                // In turns: what is no node, a node that is another one, and good nodes with false values.
                 for item in &mut items {
-                    if let Some(byte) = item.node.as_mut().and_then(|node| node.first_mut()) {
-                        *byte ^= 1;
+                    if let Some(node) = &mut item.node {
+                        let last = node.len().saturating_sub(1);
+                        match (self.served % 3, node.first_mut()) {
+                            (0, Some(first)) => *first ^= 1,
+                            (1, Some(_)) => node[last] ^= 1,
+                            _ => {}
+                        }
                     }
-                    for (_, value) in &mut item.values {
+                    for (_, value) in item.values.iter_mut().filter(|_| self.served % 3 == 2) {
                         value.push(0);
                     }
                 }
