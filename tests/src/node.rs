@@ -83,6 +83,24 @@ impl Node {
         }
     }
 
+    /// SIGKILL without waiting; [`Self::kill`] then waits.
+    ///
+    /// # Panics
+    /// Never: it is our own child.
+    pub fn strike(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().expect("our own child");
+        }
+    }
+
+    /// How it ended, if it did by itself.
+    ///
+    /// # Panics
+    /// Never: it is our own child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("our own child")
+    }
+
     /// SIGTERM, and waits for the end, which must be in order.
     ///
     /// # Panics
@@ -217,6 +235,15 @@ impl Node {
     /// If it runs or the disk refuses.
     pub fn restore(&self, from: &Path) {
         self.wipe();
+        self.restore_onto(from);
+    }
+
+    /// Puts a saved data directory where there is none, or an empty disk.
+    ///
+    /// # Panics
+    /// If it runs or the disk refuses.
+    pub fn restore_onto(&self, from: &Path) {
+        assert!(self.child.is_none(), "{} runs", self.home.display());
         copy_tree(from, &self.data());
     }
 }

@@ -11,7 +11,6 @@ mod caps;
 mod checkpoints;
 mod durability;
 mod exactly_once;
-pub mod linearizable;
 pub mod liveness;
 mod monotonic;
 mod receipts;
@@ -20,6 +19,8 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod validity;
+
+pub use crate::linearizable;
 
 use super::signatures::SignedSlot;
 use conclave_consensus::client_session::{Completion, Misbehaviour};
