@@ -8,7 +8,7 @@ use super::door::Door;
 use super::event::Event;
 use super::inbox::{Inbox, Quota, Source};
 use crate::metrics::Metrics;
-use crate::transport::Credit;
+use crate::transport::{Credit, Patience, Trouble};
 use bytes::Bytes;
 use conclave_consensus::engine::{Engine, Horizon, Input, Reject};
 use conclave_consensus::message::{Batch, SignedRequest};
@@ -36,6 +36,7 @@ pub(crate) struct Verify<E: Engine> {
     horizon: Arc<RwLock<Arc<Horizon>>>,
     replica: Arc<Door<E>>,
     metrics: Arc<Metrics>,
+    patience: Arc<Patience>,
 }
 
 impl<E: Engine> Clone for Verify<E> {
@@ -46,6 +47,7 @@ impl<E: Engine> Clone for Verify<E> {
             horizon: self.horizon.clone(),
             replica: self.replica.clone(),
             metrics: self.metrics.clone(),
+            patience: self.patience.clone(),
         }
     }
 }
@@ -58,6 +60,7 @@ impl<E: Engine + 'static> Verify<E> {
         replica: Arc<Door<E>>,
         quota: Quota,
         metrics: Arc<Metrics>,
+        patience: Arc<Patience>,
     ) -> Self {
         Self {
             work: Arc::new(Inbox::new(quota)),
@@ -65,6 +68,7 @@ impl<E: Engine + 'static> Verify<E> {
             horizon: Arc::new(RwLock::new(Arc::new(horizon))),
             replica,
             metrics,
+            patience,
         }
     }
 
@@ -187,6 +191,8 @@ impl<E: Engine + 'static> Verify<E> {
         let horizon = self.horizon();
         if horizon.verifier.verify(&request, &horizon.cluster).is_err() {
             self.metrics.requests_refused.inc();
+            // Only its own connection carries a client's requests to a verify pool.
+            self.patience.spend(&request.key().client, Trouble::Forged);
             tracing::debug!(client = %request.key().client, "refused a request's signature");
             return;
         }

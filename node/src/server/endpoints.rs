@@ -94,6 +94,7 @@ pub(super) fn start_clients(
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
         allowed: Arc::new(move |key| known.contains(key)),
+        patience: gateway.shared.patience.clone(),
         limits: node.client_limits(),
     };
     // The sink needs the handle that starting returns; frames come only after a handshake.

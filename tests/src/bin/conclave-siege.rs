@@ -85,7 +85,7 @@ enum Command {
     DiskFull,
     /// A registered client that sends as fast as it can
     Flood {
-        /// What: valid, dead, forged, lookups or questions
+        /// What: valid, dead, repeated, forged, lookups or questions
         #[arg(long, default_value = "valid", value_parser = flood)]
         kind: Flood,
     },

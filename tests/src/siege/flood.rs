@@ -23,7 +23,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Requests made in advance, which are sent round and round.
-const REQUESTS: u64 = 1024;
+const REQUESTS: u64 = 8192;
+/// Of those that are sent again and again.
+const REPEATED: u64 = 32;
 /// Frames in one write.
 const FRAMES: usize = 32;
 /// Bytes of each value.
@@ -36,8 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Flood {
     /// Puts, as many at a time as a session may have under way, each once it may be sent. They count.
     Valid,
-    /// Requests of a session that never was, signed well, to all replicas.
+    /// Requests of sessions that never were, signed well, to all replicas.
     Dead,
+    /// The same few of these again and again.
+    Repeated,
     /// Requests whose signature does not verify, to all replicas.
     Forged,
     /// As dead ones, and says that each was sent before, so that it is looked up first.
@@ -48,8 +52,8 @@ pub enum Flood {
 
 impl Flood {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Valid, Self::Dead, Self::Forged, Self::Lookups, Self::Questions];
+    pub const ALL: [Self; 6] =
+        [Self::Valid, Self::Dead, Self::Repeated, Self::Forged, Self::Lookups, Self::Questions];
 
     /// What it is called on the command line.
     #[must_use]
@@ -57,6 +61,7 @@ impl Flood {
         match self {
             Self::Valid => "valid",
             Self::Dead => "dead",
+            Self::Repeated => "repeated",
             Self::Forged => "forged",
             Self::Lookups => "lookups",
             Self::Questions => "questions",
@@ -200,18 +205,19 @@ fn frames(home: &ClientHome, flood: Flood) -> Vec<Vec<u8>> {
     let operations = wire::encode(&Transaction::put(b"flood/dead", [b'd'; VALUE_BYTES]));
     let request = |number| {
         let body = RequestBody::Submit {
-            session: SessionId(1 << 40),
-            number: RequestNumber(number),
+            session: SessionId((1 << 40) + number / REQUEST_WINDOW),
+            number: RequestNumber(1 + number % REQUEST_WINDOW),
             acknowledged: RequestNumber(0),
             operations: operations.clone(),
         };
         let key = if flood == Flood::Forged { &stranger } else { &home.key };
         SignedRequest::sign(&Request { client, body }, key, &home.cluster)
     };
-    let frames = (1..=REQUESTS).map(|number| match flood {
+    let count = if flood == Flood::Repeated { REPEATED } else { REQUESTS };
+    let frames = (0..count).map(|number| match flood {
         Flood::Questions if number % 2 == 0 => ClientFrame::EpochEnds { from: 0 },
         Flood::Questions => ClientFrame::Status { token: number },
-        Flood::Valid | Flood::Dead | Flood::Forged => {
+        Flood::Valid | Flood::Dead | Flood::Repeated | Flood::Forged => {
             ClientFrame::Submit { request: request(number), resent: false }
         }
         Flood::Lookups => ClientFrame::Submit { request: request(number), resent: true },
@@ -249,5 +255,10 @@ pub fn flood(order: &Order, flood: Flood) -> Report {
     let rate = sent as f64 / time.as_secs_f64();
     let what = if flood == Flood::Valid { "answered" } else { "sent" };
     siege.note(format!("flood         {}, {rate:.0}/s {what}", flood.name()));
+    if flood == Flood::Valid {
+        let all = siege.disturbed.per_second() + rate;
+        let percent = 100.0 * all / siege.calm.per_second();
+        siege.note(format!("all together  {all:.0} writes/s, {percent:.0} % of undisturbed"));
+    }
     siege.end()
 }
