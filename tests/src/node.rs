@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// One replica.
 #[derive(Debug)]
@@ -56,6 +57,16 @@ impl Node {
     /// If it runs already or cannot be started.
     pub fn start_as_traitor(&mut self, attack: Attack) {
         self.run(&binaries::conclave_traitor(), &["--attack", attack.name()]);
+    }
+
+    /// Starts it as a traitor that attacks in this way while the file is there.
+    ///
+    /// # Panics
+    /// If it runs already or cannot be started.
+    pub fn start_as_sleeping_traitor(&mut self, attack: Attack, signal: &Path) {
+        let signal = signal.to_string_lossy();
+        let arguments = ["--attack", attack.name(), "--signal", &signal];
+        self.run(&binaries::conclave_traitor(), &arguments);
     }
 
     fn run(&mut self, program: &Path, more: &[&str]) {
@@ -196,11 +207,20 @@ impl Node {
     /// If it runs.
     #[track_caller]
     pub fn ledger(&self, subcommand: &str, arguments: &[&str]) -> Outcome {
+        self.ledger_within(wait::DEADLINE, subcommand, arguments)
+    }
+
+    /// As [`Self::ledger`], for a ledger that may take longer.
+    ///
+    /// # Panics
+    /// If it runs.
+    #[track_caller]
+    pub fn ledger_within(&self, limit: Duration, subcommand: &str, arguments: &[&str]) -> Outcome {
         assert!(self.child.is_none(), "{} runs, and `ledger` is offline", self.home.display());
         let home = self.home.to_string_lossy();
         let mut words = vec!["ledger", subcommand, "--home", &home];
         words.extend(arguments);
-        command::run(&binaries::conclave_node(), words)
+        command::run_with_input(&binaries::conclave_node(), words, "", limit)
     }
 
     /// All that it logged.
