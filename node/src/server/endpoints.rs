@@ -55,6 +55,7 @@ pub(super) fn start_mesh<E: Engine + 'static>(
         peers: node.peers(),
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
+        patience: verify.peer_patience(),
         limits: PeerLimits::default(),
     };
     let (verify, replica, transfer) = (verify.clone(), replica.clone(), transfer.handle());

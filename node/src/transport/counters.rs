@@ -100,6 +100,8 @@ pub struct MeshCounters {
     pub quota_refused: u64,
     /// Attempts passed over because they came too fast.
     pub rate_limited: u64,
+    /// How often a peer's stream was not read for a while because of the trouble that it caused.
+    pub held_back: u64,
 }
 
 /// What the endpoint for clients counts.

@@ -14,7 +14,7 @@
 //! - [`peers`]: who is dialled, who is accepted, hello, which connection of a pair counts.
 //! - [`clients`]: the endpoint for clients, with quotas of its own.
 //! - `admission`: who may begin a handshake, and how often.
-//! - `patience`: which client is not listened to for a while.
+//! - `patience`: which client or peer is not listened to for a while.
 //! - [`limits`]: every cap, in one place.
 //!
 //! # Bounded memory

@@ -1,4 +1,4 @@
-//! How much trouble of one client is put up with before it is not listened to for a while.
+//! How much trouble of one client or peer is put up with before it is not listened to for a while.
 //!
 //! A client can cause work that gets nobody anywhere: signatures that do not verify, requests of
 //! sessions that never were, the same thing again and again, questions without end. None of it is
@@ -8,6 +8,9 @@
 //! and what it has sent waits in a window of stated size. Nobody else waits.
 //!
 //! Requests that are as they should be cost nothing here; their number is bounded by what is ordered.
+//!
+//! Peers are held to the same: a correct one sends nothing that does not decode or verify. Who floods
+//! the others with such messages is treated as one that is down, which costs less.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,14 +21,14 @@ use conclave_crypto::PublicKey;
 use super::counters::Count;
 use super::limits::Throttle;
 
-/// What a client has in reserve: a thousand requests sent again after a change of views.
+/// What everybody has in reserve: a thousand requests sent again after a change of views.
 const RESERVE: Duration = Duration::from_secs(2);
-/// The longest time that a client is not listened to.
+/// The longest time that somebody is not listened to.
 const DEBT_MAX: Duration = Duration::from_secs(30);
-/// Clients that are remembered. One that has regained all is forgotten, and only registered ones get here.
+/// Keys that are remembered. One that has regained all is forgotten, and only registered ones get here.
 const CLIENTS_MAX: usize = 4096;
 
-/// What a client did that helps nobody.
+/// What somebody did that helps nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// Named a session whose answers it wants.
@@ -38,6 +41,8 @@ pub enum Trouble {
     Repeated,
     /// Sent a request that was ordered only to be refused.
     Refused,
+    /// As a peer, sent what does not decode, or a signature that does not verify.
+    Broken,
     /// Sent what is no frame, another's request, or a signature that does not verify.
     Forged,
 }
@@ -49,13 +54,13 @@ impl Trouble {
             Self::Resent => 2,
             Self::Asked => 5,
             Self::Repeated => 10,
-            Self::Refused => 20,
+            Self::Refused | Self::Broken => 20,
             Self::Forged => 250,
         })
     }
 }
 
-/// The patience left with each client; by key, so that many connections get no more of it than one.
+/// The patience left with each client, or each peer; by key, so that many connections get no more of it than one.
 #[derive(Debug, Default)]
 pub struct Patience {
     /// When each will have regained all. Absent: it has.
@@ -65,9 +70,9 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// This client has caused trouble.
-    pub fn spend(&self, client: &PublicKey, trouble: Trouble) {
-        self.spend_at(client, trouble, Instant::now());
+    /// Who has this key has caused trouble.
+    pub fn spend(&self, key: &PublicKey, trouble: Trouble) {
+        self.spend_at(key, trouble, Instant::now());
     }
 
     fn spend_at(&self, client: &PublicKey, trouble: Trouble, now: Instant) {
@@ -82,19 +87,19 @@ impl Patience {
         *at = ((*at).max(now) + trouble.cost()).min(now + RESERVE + DEBT_MAX);
     }
 
-    /// Until when this client is not listened to.
+    /// Until when who has this key is not listened to.
     fn exhausted(&self, client: &PublicKey, now: Instant) -> Option<Instant> {
         let again = self.lock().get(client).copied()?.checked_sub(RESERVE)?;
         (again > now).then_some(again)
     }
 
-    /// Waits until this client is listened to.
-    pub(super) async fn regained(&self, client: &PublicKey) {
-        while let Some(again) = self.exhausted(client, Instant::now()) {
+    /// Waits until who has this key is listened to.
+    pub(super) async fn regained(&self, key: &PublicKey) {
+        while let Some(again) = self.exhausted(key, Instant::now()) {
             self.held_back.add(1);
             if let Some(others) = self.warnings.pass() {
                 let ms = again.saturating_duration_since(Instant::now()).as_millis();
-                tracing::warn!(%client, ms, others, "a client causes trouble and is not listened to");
+                tracing::warn!(%key, ms, others, "who has this key causes trouble and is not listened to");
             }
             tokio::time::sleep_until(again.into()).await;
         }
