@@ -23,10 +23,13 @@ FUZZ ?=
 # Options for the micro-benchmarks, as in `make bench BENCH=engine`.
 BENCH ?=
 
+# What `make siege` runs, as in `make siege SIEGE="traitor --attack silent"`.
+SIEGE ?= kill --for 10m
+
 # What `make sim` runs, as in `make sim SIM="run --seed 7 --trace trace.txt"`.
 SIM ?= hunt --for 10m
 
-.PHONY: help build test demo bench fuzz sim tools
+.PHONY: help build test demo bench fuzz sim siege tools
 
 ## help: this list
 help:
@@ -65,6 +68,12 @@ sim:
 	.ci/tools build
 	$(CARGO) build --release --locked -p conclave-tests --features simulation --bin conclave-sim
 	exec "$(BIN)/conclave-sim" $(SIM)
+
+## siege: attacks a real cluster of this machine: kills, partitions, full disks, floods, liars
+siege:
+	.ci/tools build
+	$(CARGO) build --release --locked --workspace
+	exec "$(BIN)/conclave-siege" $(SIEGE)
 
 ## tools: checks for what the build needs, and installs what it may
 tools:

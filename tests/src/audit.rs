@@ -5,12 +5,17 @@
 
 use crate::cluster::Cluster;
 use crate::node::Node;
+use crate::wait;
 use crate::workload::Acknowledged;
 use conclave_consensus::kv;
 use conclave_consensus::storage::{Storage as _, Table};
 use conclave_node::storage::{Kind, RocksStorage, SharedResources};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Far above what it takes to verify one block.
+const PER_BLOCK: Duration = Duration::from_millis(2);
 
 /// A key as one replica's ledger has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +101,9 @@ fn same(node: &Node, ledger: &Ledger, other_node: &Node, other: &Ledger) {
 /// With its complaint.
 #[track_caller]
 pub fn verified(node: &Node, height: u64) -> u64 {
-    let answer = node.ledger("verify", &["-w", "json"]).succeeds().json();
+    // A block holds one write at least.
+    let limit = wait::DEADLINE + PER_BLOCK * u32::try_from(height).unwrap_or(u32::MAX);
+    let answer = node.ledger_within(limit, "verify", &["-w", "json"]).succeeds().json();
     assert_eq!(answer["ok"], Value::Bool(true), "{}: {answer}", node.home.display());
     let reached = answer["height"].as_u64().unwrap_or(0);
     assert!(reached >= height, "{} ends at {reached}, below {height}", node.home.display());

@@ -20,6 +20,12 @@ pub fn conclave_fuzz() -> PathBuf {
     beside_this_test("conclave-fuzz")
 }
 
+/// The sieges.
+#[must_use]
+pub fn conclave_siege() -> PathBuf {
+    beside_this_test("conclave-siege")
+}
+
 /// The client's program.
 #[must_use]
 pub fn conclave() -> PathBuf {

@@ -9,17 +9,24 @@
 //! Nothing here sleeps for a fixed time to let something happen: [`wait::until`] polls a condition
 //! under a deadline far above what it takes, and says what it last saw when that passes.
 //!
-//! Reading order: [`cluster`], [`workload`], [`audit`]; the rest are their tools.
+//! [`siege`] attacks such a cluster for as long as one likes, and judges it at the end; [`proxy`] is the bad network for it.
+//!
+//! Reading order: [`cluster`], [`workload`], [`audit`], [`siege`]; the rest are their tools.
 
 pub mod audit;
 pub mod binaries;
 pub mod cluster;
 pub mod command;
 pub mod fuzz;
+pub mod history;
 pub mod hosts;
 pub mod http;
+pub mod linearizable;
 pub mod node;
+pub mod proxy;
 pub mod quic;
+pub mod recorder;
+pub mod siege;
 #[cfg(feature = "simulation")]
 pub mod sim;
 pub mod traitor;

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// One replica.
 #[derive(Debug)]
@@ -58,6 +59,16 @@ impl Node {
         self.run(&binaries::conclave_traitor(), &["--attack", attack.name()]);
     }
 
+    /// Starts it as a traitor that attacks in this way while the file is there.
+    ///
+    /// # Panics
+    /// If it runs already or cannot be started.
+    pub fn start_as_sleeping_traitor(&mut self, attack: Attack, signal: &Path) {
+        let signal = signal.to_string_lossy();
+        let arguments = ["--attack", attack.name(), "--signal", &signal];
+        self.run(&binaries::conclave_traitor(), &arguments);
+    }
+
     fn run(&mut self, program: &Path, more: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.home.display());
         let append = || -> File {
@@ -81,6 +92,24 @@ impl Node {
             child.kill().expect("our own child");
             child.wait().expect("our own child");
         }
+    }
+
+    /// SIGKILL without waiting; [`Self::kill`] then waits.
+    ///
+    /// # Panics
+    /// Never: it is our own child.
+    pub fn strike(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().expect("our own child");
+        }
+    }
+
+    /// How it ended, if it did by itself.
+    ///
+    /// # Panics
+    /// Never: it is our own child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("our own child")
     }
 
     /// SIGTERM, and waits for the end, which must be in order.
@@ -178,11 +207,20 @@ impl Node {
     /// If it runs.
     #[track_caller]
     pub fn ledger(&self, subcommand: &str, arguments: &[&str]) -> Outcome {
+        self.ledger_within(wait::DEADLINE, subcommand, arguments)
+    }
+
+    /// As [`Self::ledger`], for a ledger that may take longer.
+    ///
+    /// # Panics
+    /// If it runs.
+    #[track_caller]
+    pub fn ledger_within(&self, limit: Duration, subcommand: &str, arguments: &[&str]) -> Outcome {
         assert!(self.child.is_none(), "{} runs, and `ledger` is offline", self.home.display());
         let home = self.home.to_string_lossy();
         let mut words = vec!["ledger", subcommand, "--home", &home];
         words.extend(arguments);
-        command::run(&binaries::conclave_node(), words)
+        command::run_with_input(&binaries::conclave_node(), words, "", limit)
     }
 
     /// All that it logged.
@@ -217,6 +255,15 @@ impl Node {
     /// If it runs or the disk refuses.
     pub fn restore(&self, from: &Path) {
         self.wipe();
+        self.restore_onto(from);
+    }
+
+    /// Puts a saved data directory where there is none, or an empty disk.
+    ///
+    /// # Panics
+    /// If it runs or the disk refuses.
+    pub fn restore_onto(&self, from: &Path) {
+        assert!(self.child.is_none(), "{} runs", self.home.display());
         copy_tree(from, &self.data());
     }
 }

@@ -1,6 +1,8 @@
 //! Writers that remember what was acknowledged.
 
-use conclave_client::{Client, ClientError};
+use crate::recorder::Recorder;
+use conclave_client::cli::bench::history::Entry;
+use conclave_client::{Client, ClientError, Committed};
 use conclave_config::client_config::ClientHome;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use crate::wait;
 /// How long a writer waits for one answer: longer than any outage in these tests.
 const PATIENCE: Duration = Duration::from_secs(80);
 /// Writes of one workload, so that a test that never stops it does not fill the memory.
-const WRITES_MAX: u64 = 1_000_000;
+const WRITES_MAX: u64 = 4_000_000;
 
 /// One acknowledged write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ impl Acknowledged {
         self.unknown.extend(other.unknown);
         self.failed.extend(other.failed);
         self.times.extend(other.times);
-        self.times.sort();
+        self.times.sort_unstable();
     }
 }
 
@@ -78,6 +80,22 @@ impl Workload {
     /// If the home cannot be used.
     #[must_use]
     pub fn start(home: PathBuf, name: &str, writers: usize) -> Self {
+        Self::start_recorded(home, name, writers, 0, None)
+    }
+
+    /// As [`Self::start`], with so many more loops that put, get, delete and swap what they share with
+    /// all that have this recorder; and everything is recorded.
+    ///
+    /// # Panics
+    /// If the home cannot be used.
+    #[must_use]
+    pub fn start_recorded(
+        home: PathBuf,
+        name: &str,
+        writers: usize,
+        sharers: usize,
+        recorder: Option<Recorder>,
+    ) -> Self {
         let mut workload = Self {
             stop: Arc::default(),
             count: Arc::default(),
@@ -95,21 +113,25 @@ impl Workload {
                 .expect("a runtime");
             runtime.block_on(async move {
                 let client = Client::connect(home).expect("a client").with_timeout(PATIENCE);
-                let tasks: Vec<_> = (0..writers)
-                    .map(|writer| {
-                        let prefix = format!("{name}/{writer}");
-                        let loops = write(
-                            client.clone(),
-                            prefix,
-                            stop.clone(),
-                            count.clone(),
-                            results.clone(),
-                        );
-                        tokio::spawn(loops)
-                    })
-                    .collect();
-                for task in tasks {
-                    task.await.expect("a writer does not panic");
+                let mut tasks = tokio::task::JoinSet::new();
+                for writer in 0..writers {
+                    let writer = Writer {
+                        client: client.clone(),
+                        prefix: format!("{name}/{writer}"),
+                        stop: stop.clone(),
+                        count: count.clone(),
+                        results: results.clone(),
+                        recorder: recorder.as_ref().map(|all| (all.clone(), all.next_client())),
+                    };
+                    tasks.spawn(writer.run());
+                }
+                if let Some(recorder) = recorder {
+                    for _ in 0..sharers {
+                        tasks.spawn(recorder.clone().share(client.clone(), stop.clone()));
+                    }
+                }
+                while let Some(ended) = tasks.join_next().await {
+                    ended.expect("a writer does not panic");
                 }
                 client.close().await;
             });
@@ -135,13 +157,18 @@ impl Workload {
         });
     }
 
+    /// Lets each writer end its last write, and waits for nothing.
+    pub fn ask_to_finish(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Lets each writer end its last write, and gives what they were told.
     ///
     /// # Panics
     /// If a write was refused, or no writer could write at all.
     #[must_use]
     pub fn finish(mut self) -> Acknowledged {
-        self.stop.store(true, Ordering::Relaxed);
+        self.ask_to_finish();
         if let Some(thread) = self.thread.take() {
             thread.join().expect("writers do not panic");
         }
@@ -166,38 +193,70 @@ impl Drop for Workload {
     }
 }
 
-async fn write(
+/// One closed loop of writes.
+struct Writer {
     client: Client,
     prefix: String,
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
     results: Arc<Mutex<Acknowledged>>,
-) {
-    for number in 0.. {
-        if stop.load(Ordering::Relaxed) || count.load(Ordering::Relaxed) >= WRITES_MAX {
-            return;
+    recorder: Option<(Recorder, u32)>,
+}
+
+impl Writer {
+    async fn run(self) {
+        for number in 0.. {
+            if self.stop.load(Ordering::Relaxed)
+                || self.count.load(Ordering::Relaxed) >= WRITES_MAX
+                || !self.write(number).await
+            {
+                return;
+            }
         }
-        let key = format!("{prefix}/{number:07}").into_bytes();
-        let value = format!("value {number} of {prefix}").into_bytes();
-        let outcome = client.put(&key, &value).await;
-        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// One write; whether to go on.
+    async fn write(&self, number: u64) -> bool {
+        let key = format!("{}/{number:07}", self.prefix);
+        let value = format!("value {number} of {}", self.prefix);
+        let called = self.recorder.as_ref().map(|(recorder, _)| recorder.nanoseconds());
+        let outcome = self.client.put(key.as_bytes(), value.as_bytes()).await;
+        if let (Some((recorder, client)), Some(call_ns)) = (&self.recorder, called) {
+            let (op, key, value) = ("put", key.clone(), Some(value.clone()));
+            let entry = Entry { client: *client, op, key, value, call_ns, ..Entry::default() };
+            recorder.write(&ended(entry, &outcome, recorder.nanoseconds()));
+        }
+        let (key, value) = (key.into_bytes(), value.into_bytes());
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok((version, committed)) => {
                 if version != 1 {
                     results.failed.insert(key, format!("version {version}: it was applied twice"));
-                    return;
+                    return false;
                 }
                 results.times.push(Instant::now());
                 results.writes.insert(key, Written { value, height: committed.height.0 });
-                count.fetch_add(1, Ordering::Relaxed);
+                self.count.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) if error.is_unknown() => _ = results.unknown.insert(key, value),
             // Nothing was sent: nobody was there to send it to.
             Err(ClientError::Unreachable { .. }) => {}
             Err(error) => {
                 results.failed.insert(key, error.to_string());
-                return;
+                return false;
             }
         }
+        true
+    }
+}
+
+/// A put with its outcome.
+fn ended(entry: Entry, outcome: &Result<(u64, Committed), ClientError>, now: u64) -> Entry {
+    match outcome {
+        Ok((_, committed)) => {
+            Entry { return_ns: Some(now), result: "ok", height: Some(committed.height.0), ..entry }
+        }
+        Err(error) if error.is_unknown() => Entry { result: "unknown", ..entry },
+        Err(_) => Entry { return_ns: Some(now), result: "error", ..entry },
     }
 }

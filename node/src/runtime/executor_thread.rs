@@ -6,9 +6,9 @@ use super::inbox::{Inbox, Source};
 use super::routes::{ConnectionId, Routes};
 use super::{Failure, Shared};
 use crate::transfer::{StateAt, TransferHandle};
-use crate::transport::{ClientConnectionId, ClientEndpointHandle};
+use crate::transport::{ClientConnectionId, ClientEndpointHandle, Trouble};
 use bytes::Bytes;
-use conclave_consensus::client_wire::NodeFrame;
+use conclave_consensus::client_wire::{NodeFrame, Outcome, Refusal};
 use conclave_consensus::engine::{Checkpointed, Committed};
 use conclave_consensus::executor::{Executed, Executor};
 use conclave_consensus::kv::KeyValueStore;
@@ -204,12 +204,29 @@ impl<M: Send + 'static> ExecutorThread<M> {
         let Some(executed) = self.executor.execute(committed)? else { return Ok(()) };
         self.shared.metrics.blocks.inc();
         self.shared.metrics.requests.inc_by(executed.results.len() as u64);
+        self.blame(&executed);
         self.answer(&executed);
         if let Some(job) = executed.checkpoint {
             let _ = self.background.push(Source::Internal, 0, Job::Checkpoint(Box::new(job)));
         }
         self.show();
         Ok(())
+    }
+
+    /// Who sends what is refused once it is ordered is put up with for a while. Not for what may be
+    /// refused because somebody else ordered it again.
+    fn blame(&self, executed: &Executed) {
+        for (key, result) in executed.keys.iter().zip(&executed.results) {
+            let Ok(outcome) = wire::decode::<Outcome>(&result.outcome, wire::FRAME_BYTES_MAX)
+            else {
+                continue;
+            };
+            let Outcome::Refused(refusal) = outcome else { continue };
+            let replayed = matches!(refusal, Refusal::Stale(_) | Refusal::Conflict(_));
+            if !replayed && self.shared.recent.contains(&result.request) {
+                self.shared.patience.spend(&key.client, Trouble::Refused);
+            }
+        }
     }
 
     /// One frame to each connection that waits for an answer of this block. A replica that lost its

@@ -5,7 +5,7 @@ use super::executor_thread::Task;
 use super::inbox::{Inbox, Source};
 use super::routes::{ConnectionId, Routes};
 use crate::storage::RocksStorage;
-use crate::transport::{ClientConnectionId, ClientEndpointHandle};
+use crate::transport::{ClientConnectionId, ClientEndpointHandle, Trouble};
 use bytes::Bytes;
 use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
 use conclave_consensus::ledger::LedgerReader;
@@ -42,6 +42,7 @@ impl Gateway {
             Ok(frame) => frame,
             Err(error) => {
                 self.shared.metrics.requests_refused.inc();
+                self.trouble(&client, Trouble::Forged);
                 tracing::debug!(%client, %error, "refused a client's frame");
                 return;
             }
@@ -50,15 +51,22 @@ impl Gateway {
             ClientFrame::Submit { request, resent } => {
                 self.submit(endpoint, connection, client, request, resent);
             }
-            ClientFrame::Attach { session } => self.routes.attach(connection, session),
+            ClientFrame::Attach { session } => {
+                self.trouble(&client, Trouble::Attached);
+                self.routes.attach(connection, session);
+            }
             ClientFrame::Status { token } => {
+                self.trouble(&client, Trouble::Asked);
                 let status = Box::new(self.shared.node_status());
                 reply(endpoint, connection, &NodeFrame::Status { token, status });
             }
-            ClientFrame::EpochEnds { from } => match self.reader.epoch_ends(from, EPOCH_ENDS_MAX) {
-                Ok(ends) => reply(endpoint, connection, &NodeFrame::EpochEnds(ends)),
-                Err(error) => self.shared.failure.storage(&error),
-            },
+            ClientFrame::EpochEnds { from } => {
+                self.trouble(&client, Trouble::Asked);
+                match self.reader.epoch_ends(from, EPOCH_ENDS_MAX) {
+                    Ok(ends) => reply(endpoint, connection, &NodeFrame::EpochEnds(ends)),
+                    Err(error) => self.shared.failure.storage(&error),
+                }
+            }
         }
     }
 
@@ -80,12 +88,19 @@ impl Gateway {
             );
         };
         if request.key().client != client {
+            self.trouble(&client, Trouble::Forged);
             return busy("a connection carries only its own client's requests");
         }
         if request.wire_bytes() > self.request_bytes_max {
+            self.trouble(&client, Trouble::Refused);
             return busy("the request is larger than the genesis allows (request_bytes_max)");
         }
         self.routes.attach(connection, request.key().session);
+        if resent {
+            self.trouble(&client, Trouble::Resent);
+        } else if !self.shared.recent.insert(digest) {
+            return self.trouble(&client, Trouble::Repeated);
+        }
         let accepted = if resent {
             let bytes = request.wire_bytes();
             let task = Task::Lookup(connection, Box::new(request));
@@ -96,6 +111,10 @@ impl Gateway {
         if !accepted {
             busy("too many requests wait at this replica; send again later");
         }
+    }
+
+    fn trouble(&self, client: &ClientId, trouble: Trouble) {
+        self.shared.patience.spend(client, trouble);
     }
 }
 

@@ -20,16 +20,19 @@ pub(crate) mod evidence;
 pub(crate) mod executor_thread;
 pub(crate) mod gateway;
 pub(crate) mod inbox;
+pub(crate) mod recent;
 pub(crate) mod replica_thread;
 pub(crate) mod routes;
 pub(crate) mod verify;
 
 use crate::metrics::{Metrics, ProcessUse, Progress};
+use crate::transport::Patience;
 use conclave_consensus::client_wire::{ACCUSATIONS_MAX, NodeStatus};
 use conclave_consensus::engine::EngineStatus;
 use conclave_consensus::evidence::Accusation;
 use conclave_consensus::storage::StorageError;
 use conclave_consensus::types::{ReplicaId, Sequence};
+use recent::Recent;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -126,6 +129,10 @@ pub struct Shared {
     pub organizations: BTreeMap<ReplicaId, String>,
     /// Bytes sent, asked of the transport.
     pub bytes_sent: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Which clients are listened to.
+    pub patience: Arc<Patience>,
+    /// What clients sent lately.
+    pub(crate) recent: Recent,
     /// What ended or hampers the run.
     pub failure: Arc<Failure>,
 }

@@ -8,7 +8,7 @@ use super::door::Door;
 use super::event::Event;
 use super::inbox::{Inbox, Quota, Source};
 use crate::metrics::Metrics;
-use crate::transport::Credit;
+use crate::transport::{Credit, Patience, Trouble};
 use bytes::Bytes;
 use conclave_consensus::engine::{Engine, Horizon, Input, Reject};
 use conclave_consensus::message::{Batch, SignedRequest};
@@ -36,6 +36,8 @@ pub(crate) struct Verify<E: Engine> {
     horizon: Arc<RwLock<Arc<Horizon>>>,
     replica: Arc<Door<E>>,
     metrics: Arc<Metrics>,
+    clients: Arc<Patience>,
+    peers: Arc<Patience>,
 }
 
 impl<E: Engine> Clone for Verify<E> {
@@ -46,6 +48,8 @@ impl<E: Engine> Clone for Verify<E> {
             horizon: self.horizon.clone(),
             replica: self.replica.clone(),
             metrics: self.metrics.clone(),
+            clients: self.clients.clone(),
+            peers: self.peers.clone(),
         }
     }
 }
@@ -58,6 +62,7 @@ impl<E: Engine + 'static> Verify<E> {
         replica: Arc<Door<E>>,
         quota: Quota,
         metrics: Arc<Metrics>,
+        clients: Arc<Patience>,
     ) -> Self {
         Self {
             work: Arc::new(Inbox::new(quota)),
@@ -65,6 +70,8 @@ impl<E: Engine + 'static> Verify<E> {
             horizon: Arc::new(RwLock::new(Arc::new(horizon))),
             replica,
             metrics,
+            clients,
+            peers: Arc::default(),
         }
     }
 
@@ -82,6 +89,12 @@ impl<E: Engine + 'static> Verify<E> {
                 std::thread::Builder::new().name(format!("verify-{i}")).spawn(move || pool.run())
             })
             .collect()
+    }
+
+    /// Which peers are listened to.
+    #[must_use]
+    pub(crate) fn peer_patience(&self) -> Arc<Patience> {
+        self.peers.clone()
     }
 
     /// What decoders assume from now on.
@@ -174,6 +187,10 @@ impl<E: Engine + 'static> Verify<E> {
             }
             Err(reason) => {
                 self.rejected(from, &reason);
+                let broken = matches!(reason, Reject::Malformed(_) | Reject::Signature(_));
+                if broken && let Some(member) = horizon.membership.member(from) {
+                    self.peers.spend(&member.key, Trouble::Broken);
+                }
                 if let Reject::Proven(_, evidence) = reason {
                     // A full share means that as much is under way already.
                     let bytes = frame.len();
@@ -187,6 +204,8 @@ impl<E: Engine + 'static> Verify<E> {
         let horizon = self.horizon();
         if horizon.verifier.verify(&request, &horizon.cluster).is_err() {
             self.metrics.requests_refused.inc();
+            // Only its own connection carries a client's requests to a verify pool.
+            self.clients.spend(&request.key().client, Trouble::Forged);
             tracing::debug!(client = %request.key().client, "refused a request's signature");
             return;
         }

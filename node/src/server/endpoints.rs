@@ -55,6 +55,7 @@ pub(super) fn start_mesh<E: Engine + 'static>(
         peers: node.peers(),
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
+        patience: verify.peer_patience(),
         limits: PeerLimits::default(),
     };
     let (verify, replica, transfer) = (verify.clone(), replica.clone(), transfer.handle());
@@ -94,6 +95,7 @@ pub(super) fn start_clients(
         cluster: node.cluster,
         version: conclave_crypto::framing::PROTOCOL_VERSION,
         allowed: Arc::new(move |key| known.contains(key)),
+        patience: gateway.shared.patience.clone(),
         limits: node.client_limits(),
     };
     // The sink needs the handle that starting returns; frames come only after a handshake.

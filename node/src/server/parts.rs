@@ -12,13 +12,14 @@ use crate::runtime::evidence::EvidenceKeeper;
 use crate::runtime::executor_thread::{ExecutorThread, Task};
 use crate::runtime::gateway::Gateway;
 use crate::runtime::inbox::Source;
+use crate::runtime::recent::Recent;
 use crate::runtime::replica_thread::ReplicaThread;
 use crate::runtime::routes::Routes;
 use crate::runtime::verify::Verify;
 use crate::runtime::{Failure, Shared};
 use crate::storage::RocksStorage;
 use crate::transfer::{Transfer, TransferConfig};
-use crate::transport::{ClientEndpointHandle, PeerMeshHandle};
+use crate::transport::{ClientEndpointHandle, Patience, PeerMeshHandle};
 use conclave_consensus::engine::{Engine, EngineStatus};
 use conclave_consensus::epoch_chain::{EpochChain, MemberKeys};
 use conclave_consensus::evidence::Accusation;
@@ -178,6 +179,7 @@ pub(super) fn share(
     status: &Arc<Mutex<EngineStatus>>,
     traffic: &Late<(PeerMeshHandle, ClientEndpointHandle)>,
     failure: &Arc<Failure>,
+    patience: Arc<Patience>,
 ) -> Arc<Shared> {
     let traffic = traffic.clone();
     node.metrics.evidence.set(i64::try_from(accusations.len()).unwrap_or(i64::MAX));
@@ -191,6 +193,8 @@ pub(super) fn share(
         accusations: Mutex::new(accusations),
         organizations: members.map(|member| (member.id, member.organization.clone())).collect(),
         bytes_sent: Box::new(move || traffic.get().map_or(0, |(m, c)| bytes_sent(&m, &c))),
+        patience,
+        recent: Recent::default(),
         failure: failure.clone(),
     })
 }

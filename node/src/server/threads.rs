@@ -19,7 +19,7 @@ use crate::runtime::routes::Routes;
 use crate::runtime::verify::Verify;
 use crate::storage::RocksStorage;
 use crate::transfer::Transfer;
-use crate::transport::{ClientEndpointHandle, PeerMeshHandle, TransportThread};
+use crate::transport::{ClientEndpointHandle, Patience, PeerMeshHandle, TransportThread};
 use conclave_consensus::engine::{Effect, Engine};
 use conclave_consensus::executor::Executor;
 use conclave_consensus::kv::KeyValueStore;
@@ -83,14 +83,16 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let status = Arc::new(Mutex::new(engine.status()));
         let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone()));
         let metrics = node.metrics.clone();
-        let verify = Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics);
+        let patience = Arc::new(Patience::default());
+        let verify =
+            Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics, patience.clone());
         let accusations = executor.reader().accusations()?;
         let transport = TransportThread::start("transport")?;
         let transfer = start_transfer(node, &ledger, &executor, &queues, failure)?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
         let (endpoint, traffic) = (Late::new(), Late::new());
-        let shared = share(node, accusations, &status, &traffic, failure);
+        let shared = share(node, accusations, &status, &traffic, failure, patience);
         let routes = Arc::new(Routes::default());
         let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
         let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;

@@ -5,6 +5,8 @@
 //! down, and starts it with a hello that names the replica it means to speak to; the replica answers with its own hello
 //! or closes the connection with a code and a reason.
 //!
+//! A client that causes trouble is not read for a while ([`Patience`]).
+//!
 //! Replies go through a bounded lane of the connection: a client that does not read loses replies, which are counted,
 //! and asks again. Requests are delivered on credit: of the connection, so that one client cannot fill the node, and of
 //! all clients together.
@@ -26,7 +28,9 @@ use super::inbound::{Pool, Pools};
 use super::lane::{Lane, LaneCaps, Pushed};
 use super::limits::{Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
-use super::{ClientCounters, ClientLimits, Delivery, Port, TransportError, TransportThread};
+use super::{
+    ClientCounters, ClientLimits, Delivery, Patience, Port, TransportError, TransportThread,
+};
 
 mod connection;
 
@@ -57,6 +61,8 @@ pub struct ClientEndpointConfig {
     pub version: u16,
     /// Which keys may connect.
     pub allowed: ClientRegistry,
+    /// Which clients are listened to.
+    pub patience: Arc<Patience>,
     /// All caps.
     pub limits: ClientLimits,
 }
@@ -111,6 +117,7 @@ struct Shared {
     /// Connections by key, those between TLS and hello included.
     per_key: Mutex<BTreeMap<PublicKey, usize>>,
     gate: Arc<Gate>,
+    patience: Arc<Patience>,
     /// Credit of all clients together.
     pool: Pool,
     traffic: Arc<Traffic>,
@@ -157,6 +164,7 @@ impl ClientEndpoint {
             connections: RwLock::default(),
             per_key: Mutex::default(),
             gate: Gate::new(limits.handshakes),
+            patience: config.patience,
             pool: Pool::new(limits.inbound_bytes_total_max, limits.frame_max),
             traffic: Arc::default(),
             refusals,
@@ -245,7 +253,7 @@ impl ClientEndpointHandle {
 
     /// What was counted since the start.
     pub fn counters(&self) -> ClientCounters {
-        let Shared { traffic, refusals, .. } = &*self.0;
+        let Shared { traffic, refusals, patience, .. } = &*self.0;
         let connections = self.0.connections.read().unwrap_or_else(PoisonError::into_inner);
         ClientCounters {
             open: connections.len() as u64,
@@ -258,6 +266,7 @@ impl ClientEndpointHandle {
             dropped_gone: traffic.absent.get(),
             dropped_too_long: traffic.too_long.get(),
             misbehaved: traffic.misbehaved.get(),
+            held_back: patience.held_back(),
             unknown_keys: refusals.unknown_keys.get(),
             handshakes_failed: refusals.handshakes_failed.get(),
             hellos_refused: refusals.hellos_refused.get(),

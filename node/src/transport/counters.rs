@@ -100,6 +100,8 @@ pub struct MeshCounters {
     pub quota_refused: u64,
     /// Attempts passed over because they came too fast.
     pub rate_limited: u64,
+    /// How often a peer's stream was not read for a while because of the trouble that it caused.
+    pub held_back: u64,
 }
 
 /// What the endpoint for clients counts.
@@ -125,6 +127,8 @@ pub struct ClientCounters {
     pub dropped_too_long: u64,
     /// Connections closed because the client broke the rules of this layer.
     pub misbehaved: u64,
+    /// How often a connection was not read for a while because of the trouble that its client caused.
+    pub held_back: u64,
     /// Handshakes refused because the key is not registered.
     pub unknown_keys: u64,
     /// Handshakes that failed or took too long.

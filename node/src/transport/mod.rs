@@ -14,6 +14,7 @@
 //! - [`peers`]: who is dialled, who is accepted, hello, which connection of a pair counts.
 //! - [`clients`]: the endpoint for clients, with quotas of its own.
 //! - `admission`: who may begin a handshake, and how often.
+//! - `patience`: which client or peer is not listened to for a while.
 //! - [`limits`]: every cap, in one place.
 //!
 //! # Bounded memory
@@ -31,6 +32,7 @@ mod counters;
 mod inbound;
 mod lane;
 pub mod limits;
+mod patience;
 pub mod peers;
 mod port;
 mod socket;
@@ -48,6 +50,7 @@ pub use clients::{
 pub use counters::{ClientCounters, MeshCounters, PeerCounters};
 pub use inbound::Credit;
 pub use limits::{ClassLimits, ClientLimits, HandshakeLimits, PeerLimits, Rate};
+pub use patience::{Patience, Trouble};
 pub use peers::{Peer, PeerEvent, PeerMesh, PeerMeshConfig, PeerMeshHandle};
 pub use port::Port;
 pub use thread::TransportThread;

@@ -37,7 +37,8 @@ use super::lane::{Lane, LaneCaps, Pushed};
 use super::limits::{Throttle, endpoint_config, harden};
 use super::thread::{EndpointSlot, ThreadCore};
 use super::{
-    Class, Delivery, MeshCounters, PeerCounters, PeerLimits, Port, TransportError, TransportThread,
+    Class, Delivery, MeshCounters, Patience, PeerCounters, PeerLimits, Port, TransportError,
+    TransportThread,
 };
 
 mod connect;
@@ -66,6 +67,8 @@ pub struct PeerMeshConfig {
     pub cluster: Digest,
     /// Protocol version, normally [`PROTOCOL_VERSION`](conclave_crypto::framing::PROTOCOL_VERSION).
     pub version: u16,
+    /// Which peers are listened to.
+    pub patience: Arc<Patience>,
     /// All caps.
     pub limits: PeerLimits,
 }
@@ -111,6 +114,7 @@ struct Mesh {
     endpoint: EndpointSlot,
     members: Members,
     gate: Arc<Gate>,
+    patience: Arc<Patience>,
     refusals: Arc<Refusals>,
     warnings: Throttle,
     generations: AtomicU64,
@@ -171,6 +175,7 @@ impl PeerMesh {
             endpoint,
             members,
             gate: Gate::new(limits.handshakes),
+            patience: config.patience,
             refusals,
             warnings: Throttle::default(),
             generations: AtomicU64::new(0),
@@ -273,6 +278,7 @@ impl PeerMeshHandle {
             hellos_refused: refusals.hellos_refused.get(),
             quota_refused: refusals.quota_refused.get(),
             rate_limited: refusals.rate_limited.get(),
+            held_back: self.0.patience.held_back(),
         }
     }
 

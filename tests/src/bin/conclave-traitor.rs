@@ -5,8 +5,8 @@
 
 use clap::{Parser, Subcommand};
 use conclave_config::node_config::NodeHome;
-use conclave_node::server::{self, Shutdown};
-use conclave_tests::traitor::{self, Attack};
+use conclave_node::server::{self, EngineStart, Shutdown};
+use conclave_tests::traitor::{self, Attack, Traitor};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +32,9 @@ enum Command {
         /// How
         #[arg(long, value_parser = attack, default_value = "equivocate")]
         attack: Attack,
+        /// Attack only while this file is there, and be correct while it is not
+        #[arg(long, value_name = "FILE")]
+        signal: Option<PathBuf>,
     },
     /// The attacks
     List,
@@ -50,17 +53,23 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Start { home, stop_on_eof, attack } => match start(&home, stop_on_eof, attack) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("conclave-traitor: {error}");
-                ExitCode::FAILURE
+        Command::Start { home, stop_on_eof, attack, signal } => {
+            match start(&home, stop_on_eof, traitor::start(attack, signal)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("conclave-traitor: {error}");
+                    ExitCode::FAILURE
+                }
             }
-        },
+        }
     }
 }
 
-fn start(home: &std::path::Path, until_eof: bool, attack: Attack) -> Result<(), String> {
+fn start(
+    home: &std::path::Path,
+    until_eof: bool,
+    engine: EngineStart<Traitor>,
+) -> Result<(), String> {
     let home = NodeHome::load(home).map_err(|error| error.to_string())?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let shutdown = Shutdown::default();
@@ -73,5 +82,5 @@ fn start(home: &std::path::Path, until_eof: bool, attack: Attack) -> Result<(), 
             shutdown.request();
         });
     }
-    server::run(home, &shutdown, traitor::start(attack)).map_err(|error| error.to_string())
+    server::run(home, &shutdown, engine).map_err(|error| error.to_string())
 }

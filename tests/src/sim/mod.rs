@@ -34,7 +34,6 @@ pub mod disk;
 mod effects;
 pub mod fabric;
 mod gateway;
-pub mod history;
 pub mod hunt;
 pub mod keys;
 mod ledger;
@@ -50,3 +49,5 @@ pub mod signatures;
 pub mod trace;
 mod transfer;
 pub mod world;
+
+pub use crate::history;

@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// Messages that a flood sends to each replica at each tick of 10 ms.
 const FLOOD: usize = 8;
 
+/// And votes whose signature does not verify: they cost who sends them next to nothing.
+const SIGNATURES: usize = 64;
+
 /// Of the view-change timeout, how long a slow primary holds each proposal, percent.
 const SLOW_PERCENT: u64 = 60;
 
@@ -233,13 +236,13 @@ fn forged_request(hands: &mut Hands, message: &Message) -> Verdict {
 }
 
 fn corrupt_signatures(hands: &mut Hands, status: &EngineStatus) -> Vec<Said> {
-    let mut said = Vec::with_capacity(FLOOD);
-    for number in 0..FLOOD {
+    let mut said = Vec::with_capacity(SIGNATURES);
+    let signature = hands.key.sign(b"something else");
+    for number in 0..SIGNATURES {
         let ahead = 1 + hands.below(hands.window / 2);
         let (epoch, view) = (status.epoch, View(status.view));
         let sequence = status.decided.plus(ahead);
         let statement = Statement { epoch, view, sequence, digest: invented(ahead) };
-        let signature = hands.key.sign(b"something else");
         let vote = Vote { statement, signature };
         let prepare = number % 2 == 0;
         said.push(Said::Message(if prepare {

@@ -20,6 +20,7 @@ use conclave_crypto::digest::Digest;
 use conclave_node::server::{EngineStart, Recovered, Recovery};
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 /// Messages held back at most; more are lost, as on a bad wire.
@@ -50,29 +51,36 @@ pub enum Verdict {
 pub struct Traitor {
     honest: Pbft,
     attack: Attack,
+    /// It attacks while this file is there; always where none is named.
+    signal: Option<PathBuf>,
+    /// Whether it attacks now.
+    awake: bool,
     hands: Hands,
     held: VecDeque<(u64, ReplicaId, Message)>,
     now_ms: u64,
 }
 
-static ATTACK: OnceLock<Attack> = OnceLock::new();
+static ATTACK: OnceLock<(Attack, Option<PathBuf>)> = OnceLock::new();
 
-/// How a node that attacks in this way comes into being; one attack to a process.
+/// How a node that attacks in this way comes into being; one attack to a process. It attacks while
+/// the file `signal` is there, and is correct while it is not; without one it attacks always.
 #[must_use]
-pub fn start(attack: Attack) -> EngineStart<Traitor> {
-    let attack = *ATTACK.get_or_init(|| attack);
+pub fn start(attack: Attack, signal: Option<PathBuf>) -> EngineStart<Traitor> {
+    let (attack, _) = ATTACK.get_or_init(|| (attack, signal));
     tracing::warn!(attack = attack.name(), "this replica is a traitor");
     EngineStart { rejoin_marker: Pbft::rejoin_marker, recover }
 }
 
 fn recover(from: Recovery) -> Recovered<Traitor> {
     let Recovery { id, key, genesis, seed, records, tip, now } = from;
-    let attack = ATTACK.get().copied().ok_or("no attack was chosen")?;
+    let (attack, signal) = ATTACK.get().cloned().ok_or("no attack was chosen")?;
     let hands = Hands::new(id, key.clone(), &genesis, seed);
     let config = PbftConfig { id, key, genesis, seed };
     let (honest, effects) =
         Pbft::recover(config, records, tip, now).map_err(|error| error.to_string())?;
-    let mut traitor = Traitor { honest, attack, hands, held: VecDeque::new(), now_ms: 0 };
+    let awake = signal.is_none();
+    let held = VecDeque::new();
+    let mut traitor = Traitor { honest, attack, signal, awake, hands, held, now_ms: 0 };
     let effects = traitor.rewrite(effects);
     Ok((traitor, effects))
 }
@@ -108,7 +116,12 @@ impl Traitor {
         after: After,
         out: &mut Vec<Effect<Said>>,
     ) {
-        let said = match self.attack.sending(&mut self.hands, to, message) {
+        let verdict = if self.awake {
+            self.attack.sending(&mut self.hands, to, message)
+        } else {
+            Verdict::Pass
+        };
+        let said = match verdict {
             Verdict::Pass => vec![Said::Message(message.clone())],
             Verdict::Drop => return,
             Verdict::Instead(said) => said,
@@ -131,6 +144,10 @@ impl Traitor {
         while self.held.front().is_some_and(|(due, _, _)| *due <= self.now_ms) {
             let released = self.held.pop_front();
             out.extend(released.map(|(_, to, message)| send(to, Said::Message(message))));
+        }
+        self.awake = self.signal.as_ref().is_none_or(|signal| signal.exists());
+        if !self.awake {
+            return out;
         }
         let (status, others) = (self.honest.status(), self.others());
         for to in others {

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::history::{Entry, History};
+use super::history::History;
 use super::recorder::{Ended, Recorder, Window};
 use super::schedule::{Schedule, pace};
 use super::workload::Workload;
 use crate::cli::output::Failure;
-use crate::client::{Client, Swapped};
+use crate::client::Client;
 use crate::error::ClientError;
 use conclave_config::ExitCode;
 
@@ -189,67 +189,22 @@ impl Shared {
         history: &Mutex<History>,
     ) -> Result<(), ClientError> {
         let mut entry = self.workload.step(client, self.keys, |key| seen.get(key).cloned());
-        entry.call_ns = lock(history).nanoseconds(Instant::now());
-        let outcome = self.execute(&mut entry).await;
-        let error = match outcome {
+        let clock = || lock(history).nanoseconds(Instant::now());
+        let error = match entry.carry_out(&self.client, clock).await {
             Ok(known) => {
-                entry.return_ns = Some(lock(history).nanoseconds(Instant::now()));
                 match known {
                     Some(value) if seen.len() < SEEN_MAX => seen.insert(entry.key.clone(), value),
                     _ => seen.remove(&entry.key),
                 };
                 None
             }
-            Err(error) => {
-                // Only what surely did not take effect has ended.
-                let unknown = error.is_unknown();
-                entry.result = if unknown { "unknown" } else { "error" };
-                let now = lock(history).nanoseconds(Instant::now());
-                entry.return_ns = (!unknown).then_some(now);
-                Some(error)
-            }
+            Err(error) => Some(error),
         };
         if let Err(error) = lock(history).write(&entry) {
             self.stop.store(true, Ordering::Relaxed);
             lock(&self.failures).history = Some(error);
         }
         error.map_or(Ok(()), Err)
-    }
-
-    /// Does what the entry says; answers what the key is known to hold then.
-    async fn execute(&self, entry: &mut Entry) -> Result<Option<String>, ClientError> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let key = entry.key.as_bytes();
-        let value = entry.value.clone().unwrap_or_default();
-        let (result, known, height) = match entry.op {
-            "put" => {
-                let (_, committed) = self.client.put(key, value.as_bytes()).await?;
-                ("ok", Some(value), committed.height)
-            }
-            "get" => {
-                let (found, committed) = self.client.get(key).await?;
-                entry.value = found.map(|found| text(found.value));
-                let result = if entry.value.is_some() { "ok" } else { "absent" };
-                (result, entry.value.clone(), committed.height)
-            }
-            "delete" => {
-                let (deleted, committed) = self.client.delete(key).await?;
-                (if deleted { "ok" } else { "absent" }, None, committed.height)
-            }
-            _ => {
-                let expected = entry.expected.as_deref().map(str::as_bytes);
-                let swap = self.client.compare_and_swap(key, expected, value.as_bytes()).await?;
-                match swap {
-                    (Swapped::Yes, committed) => ("ok", Some(value), committed.height),
-                    (Swapped::No(found), committed) => {
-                        ("mismatch", found.map(|found| text(found.value)), committed.height)
-                    }
-                }
-            }
-        };
-        entry.result = result;
-        entry.height = Some(height.0);
-        Ok(known)
     }
 }
 

@@ -132,6 +132,7 @@ async fn read(
         &shared.traffic,
     );
     loop {
+        shared.patience.regained(&client).await;
         match reader.next().await {
             Ok(delivery) => {
                 (shared.sink)(ClientEvent::Frames { connection, client, delivery });

@@ -143,6 +143,7 @@ async fn read(inbound: Inbound, class: Class, stream: RecvStream) -> Outcome {
         &member.traffic,
     );
     loop {
+        mesh.patience.regained(&member.peer.key).await;
         match reader.next().await {
             Ok(delivery) if current.load(Ordering::Acquire) => {
                 (mesh.sink)(PeerEvent::Frames { from: member.id, class, delivery });

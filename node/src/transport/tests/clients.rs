@@ -9,6 +9,7 @@ struct Node {
     thread: TransportThread,
     endpoint: ClientEndpointHandle,
     events: Receiver<ClientEvent>,
+    patience: Arc<Patience>,
 }
 
 impl Node {
@@ -17,6 +18,7 @@ impl Node {
         let thread = TransportThread::start("transport").unwrap();
         let (sink, events) = collector();
         let stranger = key(99).public();
+        let patience = Arc::new(Patience::default());
         let mut config = ClientEndpointConfig {
             id: ReplicaId(3),
             key: key(50),
@@ -24,11 +26,12 @@ impl Node {
             cluster: cluster(),
             version: 1,
             allowed: Arc::new(move |key| *key != stranger),
+            patience: Arc::clone(&patience),
             limits: ClientLimits::default(),
         };
         adjust(&mut config.limits);
         let endpoint = ClientEndpoint::start(&thread, config, sink).unwrap();
-        Self { thread, endpoint, events }
+        Self { thread, endpoint, events, patience }
     }
 
     fn address(&self) -> SocketAddr {
@@ -211,6 +214,28 @@ fn handshakes_that_come_too_fast_wait_and_those_of_other_addresses_do_not() {
     assert!(since.elapsed() >= Duration::from_millis(900), "three at once, then one a second");
     let counters = node.endpoint.counters();
     assert!(counters.rate_limited > 0 && counters.quota_refused == 0, "{counters:?}");
+    node.thread.stop();
+}
+
+#[test]
+fn a_client_that_causes_trouble_is_not_read_for_a_while_and_others_are_served() {
+    let node = Node::start(|_| {});
+    let (noisy, other) = (client(1), client(2));
+    let (mut held, mut served) = (session(&noisy, &node), session(&other, &node));
+    let since = Instant::now();
+    // Two seconds are in reserve.
+    for _ in 0..10 {
+        node.patience.spend(&key(1).public(), Trouble::Forged);
+    }
+    // The reader waits for this one already.
+    noisy.write(&mut held.requests, &framed(b"first"));
+    assert_eq!(node.frames().2.frames, [&b"first"[..]]);
+    noisy.write(&mut held.requests, &framed(b"second"));
+    other.write(&mut served.requests, &framed(b"other"));
+    assert_eq!(node.frames().2.frames, [&b"other"[..]]);
+    assert_eq!(node.frames().2.frames, [&b"second"[..]]);
+    assert!(since.elapsed() >= Duration::from_millis(500), "{:?}", since.elapsed());
+    assert!(node.endpoint.counters().held_back > 0);
     node.thread.stop();
 }
 

@@ -15,6 +15,7 @@ pub(super) fn config(id: u16) -> PeerMeshConfig {
         peers: BTreeMap::new(),
         cluster: cluster(),
         version: 1,
+        patience: Arc::default(),
         limits: PeerLimits::default(),
     }
 }
@@ -173,6 +174,33 @@ fn four_replicas_deliver_every_class_to_each_other_in_order() {
             assert_eq!((counters.dropped_full, counters.misbehaved), (0, 0));
         }
     }
+    stop(nodes);
+}
+
+#[test]
+fn a_peer_that_sends_what_does_not_verify_is_not_read_for_a_while_and_others_are() {
+    let patience = Arc::new(Patience::default());
+    let held = Arc::clone(&patience);
+    let node = |id| Node::with(id, |config| config.patience = Arc::clone(&held));
+    let nodes = [Node::start(0), Node::start(1), node(2)];
+    connect(&nodes);
+    let vote = |from: usize, frame: &'static [u8]| {
+        assert!(nodes[from].mesh.send(ReplicaId(2), Class::Vote, Bytes::from_static(frame)));
+    };
+    let since = Instant::now();
+    // Two seconds are in reserve.
+    for _ in 0..125 {
+        patience.spend(&nodes[0].public(), Trouble::Broken);
+    }
+    // The reader waits for this one already.
+    vote(0, b"first");
+    assert_eq!(nodes[2].frames(0, Class::Vote), [&b"first"[..]]);
+    vote(0, b"second");
+    vote(1, b"other");
+    assert_eq!(nodes[2].frames(1, Class::Vote), [&b"other"[..]]);
+    assert!(nodes[2].mesh.counters().held_back > 0);
+    assert_eq!(nodes[2].frames(0, Class::Vote), [&b"second"[..]]);
+    assert!(since.elapsed() >= Duration::from_millis(500), "{:?}", since.elapsed());
     stop(nodes);
 }
 

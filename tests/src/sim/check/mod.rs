@@ -13,7 +13,6 @@ mod checkpoints;
 mod durability;
 mod exactly_once;
 mod leaving;
-pub mod linearizable;
 pub mod liveness;
 mod monotonic;
 mod receipts;
@@ -23,6 +22,8 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod validity;
+
+pub use crate::linearizable;
 
 use super::signatures::SignedSlot;
 use conclave_consensus::client_session::{Completion, Misbehaviour};

@@ -6,7 +6,7 @@
 //! an answer to may have taken effect at any time after it was asked for, or never; one whose answer is forgotten took
 //! effect before the client was told so.
 
-use crate::sim::history::{Action, Found, Operation};
+use crate::history::{Action, Found, Operation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// States looked at for one key before the search gives up, undecided; histories here are far smaller.
@@ -17,6 +17,23 @@ const STATES_MAX: usize = 1_000_000;
 /// # Errors
 /// The first key whose operations could not, and those operations.
 pub fn check(operations: &[Operation]) -> Result<(), String> {
+    decide(operations).map(drop)
+}
+
+/// What [`check`] found where it found nothing wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Keys looked at.
+    pub keys: usize,
+    /// Those on which the search gave up before it knew.
+    pub undecided: Vec<Vec<u8>>,
+}
+
+/// As [`check`], and says what it could not decide.
+///
+/// # Errors
+/// As [`check`].
+pub fn decide(operations: &[Operation]) -> Result<Decided, String> {
     let mut keys: BTreeMap<&[u8], Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
         let refused = matches!(operation.returned, Some((_, Found::Refused)));
@@ -26,18 +43,23 @@ pub fn check(operations: &[Operation]) -> Result<(), String> {
             keys.entry(&operation.key).or_default().push(operation);
         }
     }
+    let mut decided = Decided { keys: keys.len(), undecided: Vec::new() };
     for (key, mut operations) in keys {
         operations.sort_by_key(|operation| operation.called);
-        if !(Search { operations: &operations, tried: BTreeSet::new() }).run() {
-            let lines: Vec<String> = operations.iter().map(ToString::to_string).collect();
-            let key = String::from_utf8_lossy(key);
-            return Err(format!(
-                "no order of the operations on {key} explains:\n{}",
-                lines.join("\n")
-            ));
+        match (Search { operations: &operations, tried: BTreeSet::new() }).run() {
+            Some(true) => {}
+            None => decided.undecided.push(key.to_vec()),
+            Some(false) => {
+                let lines: Vec<String> = operations.iter().map(ToString::to_string).collect();
+                let key = String::from_utf8_lossy(key);
+                return Err(format!(
+                    "no order of the operations on {key} explains:\n{}",
+                    lines.join("\n")
+                ));
+            }
         }
     }
-    Ok(())
+    Ok(decided)
 }
 
 /// Which operations took effect (a bit each), and what the key holds then.
@@ -53,14 +75,15 @@ fn has(done: &[u64], index: usize) -> bool {
 }
 
 impl<'a> Search<'a> {
-    fn run(&mut self) -> bool {
+    /// Whether there is an order; `None` when that was not found out.
+    fn run(&mut self) -> Option<bool> {
         let mut open: Vec<State<'a>> = vec![(vec![0; self.operations.len() / 64 + 1], None)];
         while let Some(state) = open.pop() {
             if !self.tried.insert(state.clone()) {
                 continue;
             }
             if self.tried.len() > STATES_MAX {
-                return true;
+                return None;
             }
             let (done, value) = state;
             // Whatever takes effect next was called before every return that is still to come.
@@ -73,8 +96,9 @@ impl<'a> Search<'a> {
                 }
             }
             if horizon == u64::MAX {
-                return true;
+                return Some(true);
             }
+            let mut next = Vec::new();
             for (index, operation) in self.operations.iter().enumerate() {
                 if operation.called > horizon {
                     break;
@@ -85,11 +109,15 @@ impl<'a> Search<'a> {
                 if let Some(after) = apply(operation, value) {
                     let mut done = done.clone();
                     done[index / 64] |= 1 << (index % 64);
-                    open.push((done, after));
+                    let returned = operation.returned.as_ref().map_or(u64::MAX, |(at, _)| *at);
+                    next.push((returned, (done, after)));
                 }
             }
+            // What returned first is tried first: most often it took effect first.
+            next.sort_by_key(|(returned, _)| std::cmp::Reverse(*returned));
+            open.extend(next.into_iter().map(|(_, state)| state));
         }
-        false
+        Some(false)
     }
 }
 
@@ -112,7 +140,14 @@ fn apply<'a>(operation: &'a Operation, value: Option<&'a [u8]>) -> Option<Option
             let fits = match found {
                 Some(Found::Swapped) => holds,
                 Some(Found::Kept(seen)) => !holds && seen.as_deref() == value,
-                _ => open,
+                None
+                | Some(
+                    Found::Forgotten
+                    | Found::Put
+                    | Found::Get(_)
+                    | Found::Delete(_)
+                    | Found::Refused,
+                ) => open,
             };
             fits.then_some(if holds { Some(new) } else { value })
         }
