@@ -218,3 +218,54 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_consensus::membership::Membership;
+    use conclave_consensus::pbft::Pbft;
+    use conclave_consensus::types::{Epoch, Sequence};
+
+    const QUOTA: Quota = Quota { items: 1_000, bytes: 1 << 20, total: usize::MAX };
+
+    fn horizon() -> Horizon {
+        let membership = Membership { epoch: Epoch(0), first: 0, members: Vec::new() };
+        Horizon {
+            cluster: conclave_crypto::Digest::ZERO,
+            membership: Arc::new(membership),
+            keys: Arc::default(),
+            verifier: Arc::default(),
+            epoch: Epoch(0),
+            view: 0,
+            low: Sequence(0),
+            high: Sequence(0),
+            phases: Arc::default(),
+            delivered: Sequence(0),
+            earlier: Arc::default(),
+            limits: Arc::default(),
+            me: ReplicaId(0),
+            absent: Arc::default(),
+            clients: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_heap_of_small_frames_is_not_decoded_where_it_arrives() {
+        let door: Arc<Door<Pbft>> = Arc::new(Door::new(Arc::new(Inbox::new(QUOTA))));
+        // No thread serves the pool, so that what waits for one is seen.
+        let pool = Verify::new(horizon(), door, QUOTA, Arc::default());
+        let credit = Arc::new(Credit::for_a_test());
+        for _ in 0..2 {
+            for place in 0..INLINE_MAX {
+                pool.peer(ReplicaId(1), place, Bytes::from_static(&[7; 100]), &credit);
+            }
+            assert!(pool.work.is_empty(), "a few at a time are decoded at once");
+        }
+        for place in 0..INLINE_MAX + 100 {
+            pool.peer(ReplicaId(1), place, Bytes::from_static(&[7; 100]), &credit);
+        }
+        let mut waiting = Vec::new();
+        assert!(pool.work.drain(Duration::ZERO, 1_000, &mut waiting));
+        assert_eq!(waiting.len(), 100, "what comes behind them is for the pool");
+    }
+}

@@ -66,6 +66,16 @@ pub(super) struct Queues<M> {
     pub(super) background: Arc<Inbox<Job>>,
 }
 
+impl<M> Queues<M> {
+    fn new() -> Self {
+        Self {
+            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            executor: Arc::new(Inbox::new(LOOKUP_QUOTA)),
+            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
+        }
+    }
+}
+
 /// What one run is started with.
 pub(super) struct Start<E: Engine> {
     pub(super) ports: Ports,
@@ -83,11 +93,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         failure: &Arc<Failure>,
     ) -> Result<Self, NodeError> {
         let Start { ports, engine, recovered, executor, ledger, journal } = start;
-        let queues: Queues<M> = Queues {
-            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
-            executor: Arc::new(Inbox::new(LOOKUP_QUOTA)),
-            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
-        };
+        let queues: Queues<M> = Queues::new();
         let status = Arc::new(Mutex::new(engine.status()));
         let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone()));
         let metrics = node.metrics.clone();
