@@ -2,7 +2,6 @@
 
 use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
 use conclave_consensus::message::{Request, RequestBody, SignedRequest};
-use conclave_consensus::types::{RequestNumber, SessionId};
 use conclave_consensus::wire;
 use conclave_crypto::framing::{FRAME_HEADER, Hello, PROTOCOL_VERSION, Role};
 use conclave_crypto::keys::SecretKey;
