@@ -32,6 +32,9 @@ const BULKY: [u32; 4] = [0, 8, 10, 13];
 /// What a frame of PRE-PREPARE or of a vote holds before anything else: variant and vote.
 const VOTE_BYTES: usize = 4 + 8 + 8 + 8 + 32 + 64;
 
+/// The number that starts a FORWARD.
+const FORWARD: u32 = 8;
+
 /// Requests in one FORWARD.
 pub(super) const FORWARD_ITEMS_MAX: usize = 1024;
 
@@ -74,6 +77,10 @@ pub(super) fn decode(horizon: &Horizon, from: ReplicaId, bytes: &[u8]) -> Result
     if variant == 13 {
         let head = rest.get(..56).ok_or(Reject::Malformed("DECIDED"))?;
         decoder.decided_head(&parse(head)?)?;
+    }
+    // The sender may be a step ahead or behind: no fault, and not worth reading.
+    if variant == FORWARD && decoder.primary(View(horizon.view)) != horizon.me {
+        return Err(Reject::View);
     }
     let mut message: Message = parse(bytes)?;
     decoder.check(&message)?;
@@ -260,6 +267,10 @@ impl Decoder<'_> {
     fn forward(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {
         if requests.len() > FORWARD_ITEMS_MAX {
             return Err(Reject::Cap("forwarded requests"));
+        }
+        // A correct replica has no connection to anybody else; each would be a client with turns.
+        if requests.iter().any(|request| !self.horizon.clients.contains(&request.key().client)) {
+            return Err(Reject::Protocol("forwards a request of nobody that the genesis names"));
         }
         self.requests(requests)
     }

@@ -143,6 +143,7 @@ impl Pbft {
             cluster,
             limits: Arc::new(genesis.limits.clone()),
             verifier: Arc::new(Verifier::default()),
+            clients: Arc::new(genesis.clients.iter().map(|client| client.key).collect()),
             signer: Signer::new(id, key, cluster),
             keys: Arc::new(keys_of(&membership)?),
             membership: Arc::new(membership),

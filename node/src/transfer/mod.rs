@@ -43,7 +43,7 @@ const FILLING_TICK: Duration = Duration::from_millis(25);
 const ASK_MS: u64 = 1_000;
 
 /// Requests of each peer that wait here.
-const QUOTA: Quota = Quota { items: 64, bytes: 16 << 20 };
+const QUOTA: Quota = Quota { items: 64, bytes: 16 << 20, total: usize::MAX };
 
 /// The trie and the tables at one checkpoint.
 #[derive(Clone)]
