@@ -10,9 +10,11 @@
 mod common;
 
 use common::network::Network;
-use conclave_consensus::engine::Engine;
+use conclave_consensus::engine::{Engine, Horizon, Input};
 use conclave_consensus::message::Change;
+use conclave_consensus::pbft::Pbft;
 use conclave_consensus::pbft::message::Message;
+use conclave_consensus::types::ReplicaId;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -201,6 +203,64 @@ fn one_replica_cannot_rejoin_again_at_once() {
     assert_eq!(network.engine(2).status().role, "rejoining");
     load(&mut network, 61, 70);
     all_executed(&mut network, &[0, 1, 2, 3], 70);
+}
+
+/// What the ended epoch decided above its end, decoded by a replica before it knew of the end.
+fn decided_above_the_end(network: &Network, to: u16, horizon: &Horizon) -> Input<Message> {
+    let end = network.node(0).ledger.epoch_ends[0].header.height.0;
+    let quorum: Vec<u16> = (0..network.genesis.membership.quorum().quorum() as u16).collect();
+    let batch = network.batch(1, 1_000);
+    let message = network.forge().decided(&quorum, 0, end + 1, &batch);
+    let from = ReplicaId(0);
+    assert_ne!(to, 0);
+    let message = Pbft::decode(horizon, from, &network_encode(&message)).unwrap();
+    Input::Message { from, message }
+}
+
+#[test]
+fn what_an_ended_epoch_decided_above_its_end_is_void_though_it_was_decoded_before() {
+    let mut network = wiped(8);
+    let before = network.engine(1).horizon();
+    network.start(2);
+    network.run_until("the next epoch starts everywhere", |it| rejoined(it, &[0, 1, 2, 3], 1));
+    network.run_ms(20);
+    // The ledger of the harness stops the test when it is handed a block of another epoch.
+    let void = decided_above_the_end(&network, 1, &before);
+    network.input(1, void);
+    load(&mut network, 61, 70);
+    all_executed(&mut network, &[0, 1, 2, 3], 70);
+    network.check_agreement();
+}
+
+#[test]
+fn nothing_of_the_epoch_is_handed_to_a_state_that_was_installed_at_its_end() {
+    let mut network = Network::new(7, 9);
+    load(&mut network, 1, 30);
+    network.kill(6);
+    network.kill(5);
+    network.wipe(5, 9);
+    network.start(5);
+    network.run_until("the next epoch starts", |it| rejoined(it, &[0, 1, 2, 3, 4, 5], 1));
+    network.run_ms(20);
+    network.wires.cut = (0..6).map(|from| (from, 6)).collect();
+    network.start(6);
+    network.run_ms(50);
+    let horizon = network.engine(6).horizon();
+    assert_eq!(horizon.epoch.0, 0, "it does not know of the end");
+    let end = network.node(0).ledger.epoch_ends[0].clone();
+    network.install(6, end.certificate);
+    let void = decided_above_the_end(&network, 6, &horizon);
+    network.input(6, void);
+    // A start finds the state there, and not how the epoch ended.
+    network.kill(6);
+    network.start(6);
+    let void = decided_above_the_end(&network, 6, &horizon);
+    network.input(6, void);
+    network.wires.cut.clear();
+    load(&mut network, 31, 60);
+    network.run_until("the laggard follows", |it| rejoined(it, &[6], 1));
+    all_executed(&mut network, &[6], 60);
+    network.check_agreement();
 }
 
 fn network_encode(message: &Message) -> Vec<u8> {

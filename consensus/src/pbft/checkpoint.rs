@@ -272,9 +272,18 @@ impl Pbft {
     }
 
     /// State transfer put this certified state in place.
-    pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate) {
+    pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate, next: Epoch) {
         let height = certificate.checkpoint.height;
         mark!("certified state was installed");
+        if self.checkpoints.diverged {
+            // What a ledger that differed said of its epoch's end is as void as its blocks.
+            self.epochs.ending = None;
+        }
+        self.epochs.installed = Some((height, next));
+        if next > self.epoch() {
+            mark!("the installed state ends the epoch or is beyond it");
+            self.fetching.void_above(height);
+        }
         self.checkpoints.installing = None;
         self.checkpoints.diverged = false;
         // Exactly there: a ledger that had differed is handed the blocks above once more.

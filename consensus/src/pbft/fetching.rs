@@ -192,7 +192,9 @@ impl Pbft {
         if sequence <= self.delivered {
             return self.reject(from, Reject::Known);
         }
-        if epoch == self.epoch() && self.epoch_last().is_some_and(|last| sequence > last) {
+        // What an epoch decided above its end is void. It may have been decoded before the end was known.
+        let void = self.epoch_last().is_some_and(|last| sequence > last);
+        if epoch != self.epoch_of(sequence) || epoch == self.epoch() && void {
             return self.reject(from, Reject::Window);
         }
         if let Some(reason) = self.rollback_in_commits(certificate) {

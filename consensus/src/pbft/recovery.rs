@@ -125,6 +125,7 @@ impl Pbft {
         engine.recover_epoch(&journal, tip.epoch_ends)?;
         engine.recover_stable(&journal, tip.stable)?;
         engine.epochs.ending = tip.pending_epoch.filter(|next| next.header.epoch == engine.epoch());
+        engine.epochs.installed = Some((tip.height, tip.membership.epoch));
         engine.recover_view(&journal)?;
         engine.recover_log(&journal)?;
         engine.recover_probe(&journal, seed)?;
