@@ -218,7 +218,8 @@ impl Pbft {
             return;
         };
         if *voted != proposal.statement.digest {
-            self.send_after(To::One(to), Message::Proposed(proposal), 0);
+            // The primary's own proposal waits for its reservation like the PRE-PREPARE itself.
+            self.send(To::One(to), Message::Proposed(proposal));
         }
     }
 

@@ -213,7 +213,8 @@ impl Pbft {
         if let Some(change) = self.changes.named(&name).map(Arc::clone)
             && self.fetching.may_serve(from, VIEW_CHANGE_COST)
         {
-            self.send_after(To::One(from), Message::ViewChange(change), 0);
+            // It may be our own, which waits for its record.
+            self.send(To::One(from), Message::ViewChange(change));
         }
     }
 
