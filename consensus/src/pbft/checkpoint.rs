@@ -190,6 +190,10 @@ impl Pbft {
         if height <= self.low || certificate.checkpoint.epoch != self.epoch() {
             return;
         }
+        if let Some(reason) = self.rollback_in_checkpoint(&certificate) {
+            mark!("a stable checkpoint proves a rollback");
+            self.rolled_back(reason);
+        }
         // Lazy: it goes to the disk no later than the first certificate of the window it opens.
         self.persist_lazily(record::STABLE, wire::encode(certificate.as_ref()));
         self.checkpoints.stable = Some(Arc::clone(&certificate));

@@ -156,6 +156,12 @@ impl Pbft {
             return self.reject(from, Reject::EpochPast(value.epoch));
         }
         let leader = super::certificate::primary(&self.membership, view);
+        if leader == self.id()
+            && let Some(reason) = self.rollback_in_new_view(&message)
+        {
+            mark!("an own NEW-VIEW proves a rollback");
+            return self.rolled_back(reason);
+        }
         let pending = self.changes.pending.get(&leader).map(|it| Arc::clone(&it.new_view));
         for known in [pending, self.changes.new_view.clone()].into_iter().flatten() {
             if known.value().view == view && known.name() != message.name() {

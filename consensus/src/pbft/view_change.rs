@@ -72,6 +72,10 @@ impl Pbft {
             mark!("a certificate proves a rollback");
             return self.rolled_back(reason);
         }
+        if let Some(reason) = self.rollback_in_change(&message) {
+            mark!("an own VIEW-CHANGE proves a rollback");
+            return self.rolled_back(reason);
+        }
         if let Some(certificate) = &change.certificate {
             self.adopt_stable(Arc::new(certificate.clone()));
         }
