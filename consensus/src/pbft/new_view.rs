@@ -71,7 +71,7 @@ pub(super) fn proposals_of<'a>(
     let digest_at = |sequence: Sequence| {
         best.get(&sequence).map_or_else(|| null_batch().digest(), |it| it.statement.digest)
     };
-    let digests = (start.0 + 1..=end.0).map(Sequence).map(|n| (n, digest_at(n))).collect();
+    let digests = (start.0..end.0).map(|n| Sequence(n).next()).map(|n| (n, digest_at(n))).collect();
     Ok(Proposals { start, digests })
 }
 
