@@ -193,7 +193,9 @@ impl Pbft {
         }
         let newest = journal.read::<EpochEnd>(record::EPOCH)?;
         let newest = newest.map_or(Epoch(0), |end| end.next.epoch);
-        if newest < self.epoch() && self.epochs.marker.is_none() {
+        // A journal that waits for its Rejoin is new; one whose Rejoin was ordered is like any other.
+        let waits = self.epochs.marker.is_some_and(|marker| marker.since.is_none());
+        if newest < self.epoch() && !waits {
             mark!("the journal is older than the ledger");
             return Err(RecoverError::RolledBack);
         }

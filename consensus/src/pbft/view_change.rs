@@ -192,7 +192,10 @@ impl Pbft {
     pub(super) fn tick_view_change(&mut self) {
         if self.active && self.agreed >= self.changes.target {
             if self.changes.deadline_ms.take().is_some() {
+                // What was proven against this primary meanwhile stays proven.
+                let faulty = self.suspicion.faulty;
                 self.suspicion.enter_view(self.view, self.membership.members.len());
+                self.suspicion.faulty = faulty;
             }
             return;
         }
