@@ -47,8 +47,13 @@ pub enum Input<M> {
     Executed(Sequence),
     /// The ledger executed a checkpoint, and its disk holds it.
     Checkpointed(Checkpointed),
-    /// State transfer put this certified state in place; the ledger stands at its height.
-    Installed(CheckpointCertificate),
+    /// State transfer put a certified state in place; the ledger stands at its height.
+    Installed {
+        /// What certifies it.
+        certificate: CheckpointCertificate,
+        /// The epoch that decides the block above it; this engine may be in an earlier one.
+        next: Epoch,
+    },
     /// A connection to this peer came up: what was sent to it before may be lost.
     Connected(ReplicaId),
     /// The answer to [`Effect::Check`].

@@ -291,7 +291,7 @@ impl Engine for Pbft {
             Input::Read(_) => {}
             Input::Executed(sequence) => self.on_executed(sequence),
             Input::Checkpointed(checkpointed) => self.on_checkpointed(checkpointed),
-            Input::Installed(certificate) => self.on_installed(certificate),
+            Input::Installed { certificate, next } => self.on_installed(certificate, next),
             Input::Connected(peer) => self.on_connected(peer),
             Input::Checked { batch, valid } => self.on_checked(&batch, valid),
         }

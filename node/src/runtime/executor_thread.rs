@@ -159,7 +159,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
         self.failure.recovered();
         self.show();
         self.say_what_is_missing(true)?;
-        self.tell(Event::Installed(target.certificate));
+        self.tell(Event::Installed(target.certificate, target.header.next_epoch));
         for committed in std::mem::take(&mut self.held) {
             self.commit(committed)?;
         }
