@@ -197,14 +197,18 @@ impl StateSync {
         if self.tasks.is_empty() && self.remote.is_empty() && self.flights.is_empty() {
             self.finished = true;
             actions.push(SyncAction::Complete);
-        } else if self.flights.is_empty() && !self.remote.is_empty() && !self.starved {
-            if self.peers.values().all(Peer::hopeless) {
-                mark!("no peer serves the target any more");
-                self.starved = true;
-                actions.push(SyncAction::NeedTarget);
-            }
+        } else if self.starves() {
+            mark!("no peer serves the target any more");
+            self.starved = true;
+            actions.push(SyncAction::NeedTarget);
         }
         Ok(actions)
+    }
+
+    /// Whether parts are missing and nothing says that any peer will send them.
+    fn starves(&self) -> bool {
+        let waits = self.starved || !self.flights.is_empty() || self.remote.is_empty();
+        !waits && self.peers.values().all(Peer::hopeless)
     }
 
     /// A peer's answer. Messages that answer no open request of that peer are ignored.
