@@ -20,19 +20,24 @@ pub fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
 ///
 /// # Panics
 /// When `limit` passes.
-pub fn until_within<T>(
+pub fn until_within<T>(limit: Duration, what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    within(limit, look)
+        .unwrap_or_else(|seen| panic!("waited {limit:?} for: {what}; last seen: {seen}"))
+}
+
+/// Polls until `look` gives a value, or gives up.
+///
+/// # Errors
+/// What it said last, once `limit` has passed.
+pub fn within<T>(
     limit: Duration,
-    what: &str,
     mut look: impl FnMut() -> Result<T, String>,
-) -> T {
+) -> Result<T, String> {
     let start = Instant::now();
     loop {
         match look() {
-            Ok(value) => return value,
-            Err(seen) if start.elapsed() >= limit => {
-                panic!("waited {limit:?} for: {what}; last seen: {seen}")
-            }
-            Err(_) => std::thread::sleep(POLL),
+            Err(_) if start.elapsed() < limit => std::thread::sleep(POLL),
+            ended => return ended,
         }
     }
 }

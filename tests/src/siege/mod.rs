@@ -30,9 +30,10 @@ pub use processes::{blackouts, kill, pause};
 pub use slowloris::slowloris;
 
 use crate::cluster::{Cluster, Setup};
+use crate::node::Node;
 use crate::recorder::Recorder;
 use crate::workload::{Acknowledged, Workload};
-use crate::{audit, linearizable};
+use crate::{audit, linearizable, wait};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ use std::time::{Duration, Instant};
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Writes that have to be acknowledged once all is over.
 const WRITES_AFTER: u64 = 50;
+/// Who is not ready after so long, though all run and hear each other, was left behind by the others.
+const READY: Duration = Duration::from_secs(15);
 /// Between two lines about the progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -277,7 +280,7 @@ impl Siege {
     /// If they do not come.
     pub fn wait_for_more(&self, more: u64) {
         let target = self.acknowledged() + more;
-        crate::wait::until(&format!("{more} more writes to be acknowledged"), || {
+        wait::until(&format!("{more} more writes to be acknowledged"), || {
             match self.acknowledged() {
                 count if count >= target => Ok(()),
                 count => Err(format!("{count} of {target}")),
@@ -309,6 +312,27 @@ impl Siege {
         }
     }
 
+    /// Waits until all replicas are ready.
+    ///
+    /// A replica that heard a quorum wish to leave the view has left it, though the others may then have
+    /// stayed: it votes again in the next view, and no earlier. Where that has come to be, the view is
+    /// ended by ending its primary, as an operator would, and the report says so.
+    ///
+    /// # Panics
+    /// If they do not become ready even so.
+    pub fn wait_ready(&mut self) {
+        let nodes = &self.cluster.nodes;
+        let Err(reason) = wait::within(READY, || nodes.iter().try_for_each(Node::ready)) else {
+            return;
+        };
+        let primary = self.cluster.primary();
+        self.cluster.nodes[primary].kill();
+        self.wait_for_more(WRITES_AFTER);
+        self.cluster.nodes[primary].start();
+        self.cluster.wait_ready();
+        self.note(format!("left behind   until the primary was ended: {reason}"));
+    }
+
     /// The end: everything runs again, writes go on, and all of it is judged.
     ///
     /// # Panics
@@ -317,7 +341,7 @@ impl Siege {
     pub fn end(mut self) -> Report {
         self.all_run();
         self.cluster.start_all();
-        self.cluster.wait_ready();
+        self.wait_ready();
         self.judge()
     }
 
