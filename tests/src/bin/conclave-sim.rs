@@ -1,7 +1,7 @@
 //! `conclave-sim`: attacks a simulated cluster, one seed at a time or many.
 
 use clap::{Parser, Subcommand};
-use conclave_tests::sim::adversary;
+use conclave_tests::sim::adversary::{self, catalogue};
 use conclave_tests::sim::check::Violation;
 use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
 use conclave_tests::sim::mistakes::{self, Mistake};
@@ -206,9 +206,7 @@ fn main() -> ExitCode {
         }
         Command::Twins(asked) => run_twins(&asked),
         Command::Attacks => {
-            for attack in adversary::all() {
-                println!("{:<24} {}", attack.name, attack.tries);
-            }
+            list_attacks();
             ExitCode::SUCCESS
         }
         Command::Mutants { only, seeds, jobs } => {
@@ -252,6 +250,18 @@ fn judge(found: &[Searched]) -> ExitCode {
     let median = mutants::median(found).map_or("none".to_owned(), |seeds| seeds.to_string());
     println!("{caught} of {} mistakes caught, median {median} seeds", found.len());
     if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn list_attacks() {
+    for entry in catalogue::CATALOGUE {
+        let of_entry = |attack: &adversary::Attack| entry.attacks.contains(&attack.name);
+        for attack in adversary::all().into_iter().filter(of_entry) {
+            println!("{:>2} {:<24} {}", entry.number, attack.name, attack.tries);
+        }
+        if let Some(place) = entry.elsewhere {
+            println!("{:>2} {:<24} in {place}", entry.number, entry.what);
+        }
+    }
 }
 
 fn play(name: Option<&str>) -> ExitCode {
