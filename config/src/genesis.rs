@@ -257,7 +257,10 @@ fn limits(file: &Section<'_>, replicas: usize) -> Result<Limits, ConfigError> {
     let keys = LIMIT_KEYS.map(|limit| limit.key);
     let mut limits = Limits::default();
     let Some(section) = file.optional_section("limits", "[limits]", &keys)? else {
-        return Ok(limits);
+        // The defaults do not suit any number of replicas.
+        return check_limits(&limits, replicas)
+            .map_err(|(_, message)| file.error(message))
+            .map(|()| limits);
     };
     for limit in &LIMIT_KEYS {
         if let Some(value) = section.optional_integer(limit.key, limit.min..=limit.max)? {

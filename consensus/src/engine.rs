@@ -10,11 +10,11 @@ pub use crate::evidence::Evidence;
 
 use crate::membership::Membership;
 use crate::message::{Batch, BlockHeader, CheckpointCertificate, EpochEnd, SignedRequest};
-use crate::types::{Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
+use crate::types::{ClientId, Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
 use conclave_crypto::mistake;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,8 +47,13 @@ pub enum Input<M> {
     Executed(Sequence),
     /// The ledger executed a checkpoint, and its disk holds it.
     Checkpointed(Checkpointed),
-    /// State transfer put this certified state in place; the ledger stands at its height.
-    Installed(CheckpointCertificate),
+    /// State transfer put a certified state in place; the ledger stands at its height.
+    Installed {
+        /// What certifies it.
+        certificate: CheckpointCertificate,
+        /// The epoch that decides the block above it; this engine may be in an earlier one.
+        next: Epoch,
+    },
     /// A connection to this peer came up: what was sent to it before may be lost.
     Connected(ReplicaId),
     /// The answer to [`Effect::Check`].
@@ -279,6 +284,8 @@ pub struct Horizon {
     pub me: ReplicaId,
     /// To whom the checking of clients' signatures is not left for now, and until which sequence.
     pub absent: Arc<BTreeMap<ReplicaId, Sequence>>,
+    /// The registered clients; nobody else's requests are forwarded.
+    pub clients: Arc<BTreeSet<ClientId>>,
 }
 
 impl Horizon {

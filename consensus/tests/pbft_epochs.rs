@@ -9,12 +9,16 @@
 
 mod common;
 
-use common::network::Network;
-use conclave_consensus::engine::Engine;
-use conclave_consensus::message::Change;
+use common::network::{Network, replica_key};
+use conclave_consensus::engine::{Engine, Horizon, Input};
+use conclave_consensus::message::{Change, Checkpoint, CheckpointCertificate, CheckpointVote};
 use conclave_consensus::pbft::message::Message;
+use conclave_consensus::pbft::{Pbft, PbftConfig, RecoverError};
+use conclave_consensus::types::{Epoch, ReplicaId, Sequence};
+use conclave_crypto::signature::Signed;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 fn load(network: &mut Network, from: u64, to: u64) {
     for number in from..=to {
@@ -201,6 +205,147 @@ fn one_replica_cannot_rejoin_again_at_once() {
     assert_eq!(network.engine(2).status().role, "rejoining");
     load(&mut network, 61, 70);
     all_executed(&mut network, &[0, 1, 2, 3], 70);
+}
+
+/// What the ended epoch decided above its end, decoded by a replica before it knew of the end.
+fn decided_above_the_end(network: &Network, to: u16, horizon: &Horizon) -> Input<Message> {
+    let end = network.node(0).ledger.epoch_ends[0].header.height.0;
+    let quorum: Vec<u16> = (0..network.genesis.membership.quorum().quorum() as u16).collect();
+    let batch = network.batch(1, 1_000);
+    let message = network.forge().decided(&quorum, 0, end + 1, &batch);
+    let from = ReplicaId(0);
+    assert_ne!(to, 0);
+    let message = Pbft::decode(horizon, from, &network_encode(&message)).unwrap();
+    Input::Message { from, message }
+}
+
+#[test]
+fn what_an_ended_epoch_decided_above_its_end_is_void_though_it_was_decoded_before() {
+    let mut network = wiped(8);
+    let before = network.engine(1).horizon();
+    network.start(2);
+    network.run_until("the next epoch starts everywhere", |it| rejoined(it, &[0, 1, 2, 3], 1));
+    network.run_ms(20);
+    // The ledger of the harness stops the test when it is handed a block of another epoch.
+    let void = decided_above_the_end(&network, 1, &before);
+    network.input(1, void);
+    load(&mut network, 61, 70);
+    all_executed(&mut network, &[0, 1, 2, 3], 70);
+    network.check_agreement();
+}
+
+#[test]
+fn nothing_of_the_epoch_is_handed_to_a_state_that_was_installed_at_its_end() {
+    let mut network = Network::new(7, 9);
+    load(&mut network, 1, 30);
+    network.kill(6);
+    network.kill(5);
+    network.wipe(5, 9);
+    network.start(5);
+    network.run_until("the next epoch starts", |it| rejoined(it, &[0, 1, 2, 3, 4, 5], 1));
+    network.run_ms(20);
+    network.wires.cut = (0..6).map(|from| (from, 6)).collect();
+    network.start(6);
+    network.run_ms(50);
+    let horizon = network.engine(6).horizon();
+    assert_eq!(horizon.epoch.0, 0, "it does not know of the end");
+    let end = network.node(0).ledger.epoch_ends[0].clone();
+    network.install(6, end.certificate);
+    let void = decided_above_the_end(&network, 6, &horizon);
+    network.input(6, void);
+    // A start finds the state there, and not how the epoch ended.
+    network.kill(6);
+    network.start(6);
+    let void = decided_above_the_end(&network, 6, &horizon);
+    network.input(6, void);
+    network.wires.cut.clear();
+    load(&mut network, 31, 60);
+    network.run_until("the laggard follows", |it| rejoined(it, &[6], 1));
+    all_executed(&mut network, &[6], 60);
+    network.check_agreement();
+}
+
+/// A replica past its probe meets what it signed and its journal does not have.
+fn meets(message: impl FnOnce(&Network) -> Message) {
+    let mut network = Network::new(4, 10);
+    load(&mut network, 1, 5);
+    network.run_ms(200);
+    assert!(network.engine(1).status().normal);
+    let message = message(&network);
+    network.send(0, 1, &message);
+    network.run_ms(10);
+    assert!(network.node(1).rolled_back.is_some(), "{}", network.describe());
+    assert!(network.node(1).evidence.is_empty(), "it names itself in evidence");
+    assert!([0, 2, 3].iter().all(|id| network.node(*id).rolled_back.is_none()));
+}
+
+#[test]
+fn an_own_view_change_that_the_journal_lacks_proves_a_rollback_whenever_it_is_met() {
+    meets(|it| Message::ViewChange(it.forge().view_change(1, 1, None, Vec::new())));
+}
+
+#[test]
+fn an_own_new_view_that_the_journal_lacks_proves_a_rollback_whenever_it_is_met() {
+    meets(|it| {
+        let forge = it.forge();
+        let changes: Vec<_> =
+            [1, 2, 3].iter().map(|by| forge.view_change(*by, 5, None, Vec::new())).collect();
+        forge.new_view(1, 5, &changes, &[])
+    });
+}
+
+#[test]
+fn an_own_vote_of_a_view_that_was_not_entered_proves_a_rollback_whenever_it_is_met() {
+    meets(|it| {
+        let (forge, batch) = (it.forge(), it.batch(9, 9));
+        let certificate = forge.certificate(&[2, 1, 3], 2, 1, batch.digest());
+        Message::ViewChange(forge.view_change(2, 3, None, vec![certificate]))
+    });
+}
+
+#[test]
+fn an_own_checkpoint_above_the_ledger_proves_a_rollback_whenever_it_is_met() {
+    meets(|it| {
+        let checkpoint = Checkpoint {
+            epoch: Epoch(0),
+            height: Sequence(100),
+            header: it.cluster(),
+            state_root: it.cluster(),
+        };
+        let sign = |id: u16| {
+            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
+            (ReplicaId(id), Signed::sign(vote, &replica_key(id), &it.cluster()).signature)
+        };
+        let signatures = [0, 1, 2].map(sign).to_vec();
+        Message::Stable(Arc::new(CheckpointCertificate { checkpoint, signatures }))
+    });
+}
+
+#[test]
+fn a_journal_older_than_its_ledger_is_noticed_after_a_rejoin_too() {
+    let mut network = wiped(11);
+    network.start(2);
+    network.run_until("the next epoch starts everywhere", |it| rejoined(it, &[0, 1, 2, 3], 1));
+    network.run_ms(50);
+    network.kill(2);
+    let (old, _) = network.down.get(&2).unwrap().clone();
+    network.start(2);
+    network.kill(3);
+    network.wipe(3, 5);
+    network.start(3);
+    network.run_until("another epoch starts", |it| rejoined(it, &[0, 1, 2, 3], 2));
+    network.run_ms(50);
+    network.kill(2);
+    let (_, ledger) = network.down.get(&2).unwrap().clone();
+    let config = PbftConfig {
+        id: ReplicaId(2),
+        key: Arc::new(replica_key(2)),
+        genesis: Arc::clone(&network.genesis),
+        seed: 1,
+    };
+    let journal = old.journal.into_iter().collect();
+    let recovered = Pbft::recover(config, journal, ledger.tip(), network.wall(2));
+    assert_eq!(recovered.err(), Some(RecoverError::RolledBack));
 }
 
 fn network_encode(message: &Message) -> Vec<u8> {

@@ -5,10 +5,12 @@
 mod common;
 
 use common::network::{Network, replica_key, request};
-use conclave_consensus::engine::Engine as _;
+use conclave_consensus::engine::{Engine as _, To};
 use conclave_consensus::evidence::{Accusation, EvidenceFile};
 use conclave_consensus::message::{Batch, kind};
 use conclave_consensus::pbft::message::{Message, PrePrepare};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Four replicas that are past their start; `traitor` is not running.
@@ -141,4 +143,56 @@ fn a_proposal_that_another_replica_forged_proves_nothing() {
     network.send_all(3, &forge.pre_prepare(3, 0, 1, &other));
     network.run_ms(100);
     assert!(network.up().iter().all(|id| network.node(*id).evidence.is_empty()));
+}
+
+/// What a replica says of its own before the record that it rests on is durable.
+#[test]
+fn a_new_primary_shows_its_own_proposal_only_after_its_new_view_has_left() {
+    let mut network = Network::new(7, 37);
+    network.run_ms(300);
+    network.kill(6);
+    network.ask(0, 1, 1);
+    network.run_ms(60);
+    network.wires.sync_ms = (40, 40);
+    network.kill(0);
+    let forge = network.forge();
+    network.send(6, 1, &forge.prepare(6, 1, 1, network.batch(9, 9).digest()));
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let said = Rc::clone(&seen);
+    network.watcher = Some(Box::new(move |_, from, _, message| {
+        if from == 1 && matches!(message, Message::NewView(_) | Message::Proposed(_)) {
+            said.borrow_mut().push(matches!(message, Message::NewView(_)));
+        }
+    }));
+    for client in 2..5 {
+        network.ask_all(client, 1);
+    }
+    network.run_until("the proposal is shown", |_| seen.borrow().contains(&false));
+    assert!(seen.borrow()[0], "shown before NEW-VIEW and its reservation were durable");
+}
+
+#[test]
+fn a_replica_answers_with_its_own_view_change_only_after_that_has_left() {
+    let mut network = with_traitor(3, 38);
+    network.wires.sync_ms = (100, 100);
+    network.kill(0);
+    let forge = network.forge();
+    let name = forge.view_change(1, 1, None, Vec::new()).name();
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let said = Rc::clone(&seen);
+    network.watcher = Some(Box::new(move |_, from, to, message| {
+        if from == 1 && matches!(message, Message::ViewChange(_)) {
+            said.borrow_mut().push(*to == To::Others);
+        }
+    }));
+    network.ask_all(1, 1);
+    let view = conclave_consensus::types::View(0);
+    let epoch = conclave_consensus::types::Epoch(0);
+    for _ in 0..300 {
+        network.send(3, 1, &Message::FetchViewChange { name });
+        network.send_all(3, &Message::Suspect { epoch, view });
+        network.run_ms(10);
+    }
+    assert!(seen.borrow().contains(&false), "it answers");
+    assert!(seen.borrow()[0], "it answered before its VIEW-CHANGE was durable");
 }

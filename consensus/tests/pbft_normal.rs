@@ -8,7 +8,14 @@
 
 mod common;
 
-use common::network::Network;
+use common::network::{Network, client_key, request};
+use conclave_consensus::engine::{Engine as _, Reject};
+use conclave_consensus::message::{Request, RequestBody, SignedRequest};
+use conclave_consensus::pbft::Pbft;
+use conclave_consensus::pbft::message::Message;
+use conclave_consensus::types::{ReplicaId, RequestNumber, SessionId};
+use conclave_crypto::keys::PublicKey;
+use std::sync::Arc;
 
 #[test]
 fn four_replicas_decide_what_clients_ask_in_one_order() {
@@ -43,4 +50,32 @@ fn a_request_waits_for_one_sync_and_never_for_a_reservation() {
     }
     // The certificate's sync renews the reservation long before it is used up.
     assert!((SYNC_MS..2 * SYNC_MS).contains(&longest), "a request took {longest} ms");
+}
+
+#[test]
+fn what_is_forwarded_in_vain_is_refused_before_any_signature_is_checked() {
+    let mut network = Network::new(4, 3);
+    network.run_ms(50);
+    let cluster = network.cluster();
+    let body = RequestBody::Submit {
+        session: SessionId(1),
+        number: RequestNumber(1),
+        acknowledged: RequestNumber(0),
+        operations: vec![1],
+    };
+    // Not the client's signature: whoever checks it says so.
+    let forged = |client: PublicKey| {
+        let request = Request { client, body: body.clone() };
+        Arc::new(SignedRequest::sign(&request, &client_key(90), &cluster))
+    };
+    let decode = |at: u16, requests: Vec<Arc<SignedRequest>>| {
+        let frame = Pbft::encode(&Message::Forward(requests));
+        Pbft::decode(&network.engine(at).horizon(), ReplicaId(3), &frame).err()
+    };
+    let (known, unknown) = (client_key(1).public(), client_key(90).public());
+    assert_eq!(decode(1, vec![forged(known)]), Some(Reject::View), "by a backup");
+    assert_eq!(decode(0, vec![forged(known)]), Some(Reject::Signature("request")));
+    let refused = decode(0, vec![forged(known), forged(unknown)]);
+    assert!(matches!(refused, Some(Reject::Protocol(_))), "of a stranger: {refused:?}");
+    assert_eq!(decode(0, vec![request(&cluster, 1, 1)]), None, "a client's own, to the primary");
 }

@@ -112,6 +112,7 @@ impl Engine for Puppet {
             limits: Arc::default(),
             me: ReplicaId(0),
             absent: Arc::default(),
+            clients: Arc::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::message::SignedRequest;
 use crate::message::{
     Attestation, Batch, Checkpoint, CheckpointVote, Rejoin, Request, RequestBody,
 };
-use crate::pbft::certificate::Statement;
+use crate::pbft::certificate::{PreparedCertificate, Statement};
 use crate::pbft::message::{NewView, Sealed, ViewChange, Vote};
 use crate::types::{RequestNumber, SessionId, Timestamp};
 use conclave_crypto::keys::SecretKey;
@@ -299,4 +299,33 @@ fn changes_of_members_that_the_evidence_does_not_need_are_refused() {
         members: genesis().membership.members,
     });
     assert_eq!(spare.verify(&genesis()), Err(EvidenceError::SpareEpoch(Epoch(0))));
+}
+
+#[test]
+fn a_file_whose_view_changes_hold_any_numbers_is_judged_in_bounded_time_and_memory() {
+    for (stable, sequence) in [(u64::MAX, 1), (0, 1 << 40), (0, u64::MAX), (u64::MAX - 1, u64::MAX)]
+    {
+        let statement = vote(1, kind::PRE_PREPARE, sequence, name(1));
+        let certificate = PreparedCertificate {
+            statement: statement.statement,
+            pre_prepare: statement.signature,
+            prepares: Vec::new(),
+        };
+        let change = ViewChange {
+            epoch: Epoch(0),
+            view: View(5),
+            replica: ReplicaId(1),
+            stable: Sequence(stable),
+            certificate: None,
+            prepared: vec![certificate],
+        };
+        let basis = vec![change.body()];
+        let named = vec![(ReplicaId(1), Sealed::<ViewChange>::name_of(&basis[0]))];
+        let new_view =
+            NewView { epoch: Epoch(0), view: View(5), changes: named, proposals: Vec::new() };
+        let words = signed(1, &new_view);
+        let evidence = Evidence::unfounded(ReplicaId(1), Epoch(0), kind::NEW_VIEW, words, basis);
+        // It may prove what it likes; the judge comes to an end.
+        let _ = verify(evidence);
+    }
 }

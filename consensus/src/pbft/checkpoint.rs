@@ -196,6 +196,10 @@ impl Pbft {
         if height <= self.low || certificate.checkpoint.epoch != self.epoch() {
             return;
         }
+        if let Some(reason) = self.rollback_in_checkpoint(&certificate) {
+            mark!("a stable checkpoint proves a rollback");
+            self.rolled_back(reason);
+        }
         // Lazy: it goes to the disk no later than the first certificate of the window it opens.
         self.persist_lazily(record::STABLE, wire::encode(certificate.as_ref()));
         self.checkpoints.stable = Some(Arc::clone(&certificate));
@@ -278,9 +282,18 @@ impl Pbft {
     }
 
     /// State transfer put this certified state in place.
-    pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate) {
+    pub(super) fn on_installed(&mut self, certificate: CheckpointCertificate, next: Epoch) {
         let height = certificate.checkpoint.height;
         mark!("certified state was installed");
+        if self.checkpoints.diverged {
+            // What a ledger that differed said of its epoch's end is as void as its blocks.
+            self.epochs.ending = None;
+        }
+        self.epochs.installed = Some((height, next));
+        if next > self.epoch() {
+            mark!("the installed state ends the epoch or is beyond it");
+            self.fetching.void_above(height);
+        }
         self.checkpoints.installing = None;
         self.checkpoints.diverged = false;
         // Exactly there: a ledger that had differed is handed the blocks above once more.

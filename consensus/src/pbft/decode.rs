@@ -27,10 +27,13 @@ use conclave_crypto::signature::{Signature, Signed};
 use std::sync::Arc;
 
 /// Variants whose frames may carry bodies, by the number that starts the frame.
-const BULKY: [u32; 4] = [0, 8, 10, 13];
+const BULKY: [u32; 5] = [0, 8, 10, 13, 18];
 
 /// What a frame of PRE-PREPARE or of a vote holds before anything else: variant and vote.
 const VOTE_BYTES: usize = 4 + 8 + 8 + 8 + 32 + 64;
+
+/// The number that starts a FORWARD.
+const FORWARD: u32 = 8;
 
 /// Requests in one FORWARD.
 pub(super) const FORWARD_ITEMS_MAX: usize = 1024;
@@ -51,9 +54,18 @@ pub(super) const fn new_view_bytes_max(n: usize, window: usize) -> usize {
     4 + 8 + 8 + 8 + Byzantine::of(n).quorum() * 34 + 8 + window * 120 + 64
 }
 
+/// Bytes of the largest OWN-VOTES: two votes for each slot, VIEW-CHANGE, NEW-VIEW and CHECKPOINT.
+pub(super) const fn own_votes_bytes_max(n: usize, window: usize) -> usize {
+    let votes = 4 + 8 + 8 + window * 2 * (1 + 56 + 64);
+    votes + view_change_bytes_max(n, window) + new_view_bytes_max(n, window) + 256
+}
+
 // The largest legal control frame of 31 members with the default window fits its cap.
 const _: () = assert!(view_change_bytes_max(31, 256) <= wire::CONTROL_BYTES_MAX);
 const _: () = assert!(new_view_bytes_max(31, 256) <= wire::CONTROL_BYTES_MAX);
+// And whatever window lets a VIEW-CHANGE fit, OWN-VOTES fits a frame that may carry bodies.
+const _: () = assert!(own_votes_bytes_max(4, 3_190) <= wire::FRAME_BYTES_MAX);
+const _: () = assert!(own_votes_bytes_max(31, 256) <= wire::FRAME_BYTES_MAX);
 const _: () = assert!(VOTE_BYTES + 8 + (4 << 20) + (1 << 20) <= wire::FRAME_BYTES_MAX);
 
 pub(super) fn decode(horizon: &Horizon, from: ReplicaId, bytes: &[u8]) -> Result<Message, Reject> {
@@ -74,6 +86,10 @@ pub(super) fn decode(horizon: &Horizon, from: ReplicaId, bytes: &[u8]) -> Result
     if variant == 13 {
         let head = rest.get(..56).ok_or(Reject::Malformed("DECIDED"))?;
         decoder.decided_head(&parse(head)?)?;
+    }
+    // The sender may be a step ahead or behind: no fault, and not worth reading.
+    if variant == FORWARD && decoder.primary(View(horizon.view)) != horizon.me {
+        return Err(Reject::View);
     }
     let mut message: Message = parse(bytes)?;
     decoder.check(&message)?;
@@ -260,6 +276,10 @@ impl Decoder<'_> {
     fn forward(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {
         if requests.len() > FORWARD_ITEMS_MAX {
             return Err(Reject::Cap("forwarded requests"));
+        }
+        // A correct replica has no connection to anybody else; each would be a client with turns.
+        if requests.iter().any(|request| !self.horizon.clients.contains(&request.key().client)) {
+            return Err(Reject::Protocol("forwards a request of nobody that the genesis names"));
         }
         self.requests(requests)
     }

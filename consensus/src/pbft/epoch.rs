@@ -35,6 +35,8 @@ struct PendingRejoin {
 pub(super) struct Epochs {
     /// The block that ends the epoch is executed, and waits for a quorum.
     pub(super) ending: Option<NextEpoch>,
+    /// Where the ledger's state was put in place, and the epoch that decides the block above it.
+    pub(super) installed: Option<(Sequence, Epoch)>,
     /// Earlier epochs, one per accepted Rejoin: their batches may be missing here.
     pub(super) eras: Arc<Vec<Era>>,
     /// What peers ask for, one each, void when the epoch ends.
@@ -48,9 +50,12 @@ pub(super) struct Epochs {
 }
 
 impl Pbft {
-    /// The last sequence of this epoch, once it is known.
+    /// The last sequence of this epoch, once it is known; or where the state stands that is of a
+    /// later epoch already: nothing that this epoch decided is handed over above it.
     pub(super) fn epoch_last(&self) -> Option<Sequence> {
-        self.epochs.ending.as_ref().map(|next| next.header.height)
+        let executed = self.epochs.ending.as_ref().map(|next| next.header.height);
+        let installed = self.epochs.installed.filter(|(_, next)| *next > self.epoch());
+        executed.or(installed.map(|(height, _)| height))
     }
 
     /// Whether this replica waits for an epoch that its nonce begins.

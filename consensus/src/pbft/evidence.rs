@@ -135,8 +135,13 @@ fn wrong_new_view(body: &[u8], basis: &[serde_bytes::ByteBuf]) -> Result<(), Evi
     let of_the_view = named.eq(changes.iter().map(|change| change.replica))
         && changes.iter().all(|it| it.view == new_view.view && it.epoch == new_view.epoch);
     let claimed = new_view.proposals.iter().map(|it| (it.statement.sequence, it.statement.digest));
-    let follows = proposals_of(changes.iter())
-        .is_ok_and(|proposals| claimed.eq(proposals.digests.iter().copied()));
+    // Nothing bounds the bodies of a file: O is computed only where it is as long as the one claimed.
+    let start = changes.iter().map(|it| it.stable).max().unwrap_or_default();
+    let certified = changes.iter().flat_map(|it| &it.prepared).map(|it| it.statement.sequence);
+    let length = certified.max().map_or(0, |end| end.0.saturating_sub(start.0));
+    let follows = length == new_view.proposals.len() as u64
+        && proposals_of(changes.iter())
+            .is_ok_and(|proposals| claimed.eq(proposals.digests.iter().copied()));
     if of_the_view && follows {
         return innocent("O follows from V");
     }
@@ -219,7 +224,8 @@ impl Pbft {
             return;
         };
         if *voted != proposal.statement.digest {
-            self.send_after(To::One(to), Message::Proposed(proposal), 0);
+            // The primary's own proposal waits for its reservation like the PRE-PREPARE itself.
+            self.send(To::One(to), Message::Proposed(proposal));
         }
     }
 

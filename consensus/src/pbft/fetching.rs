@@ -20,6 +20,8 @@ use std::sync::Arc;
 const FETCH_MS: u64 = 400;
 /// A supplied run holds at most so many batches, after which the next is asked for at once.
 const RUN_MAX: u64 = 64;
+/// A run that takes longer goes on with the next peer. Milliseconds.
+const RUN_MS: u64 = 2_000;
 /// A peer's asking for decided batches is answered at most this often. Milliseconds.
 const SUPPLY_MS: u64 = 20;
 
@@ -27,6 +29,7 @@ const SUPPLY_MS: u64 = 20;
 pub(super) struct DecidedFetch {
     from: ReplicaId,
     after: Sequence,
+    asked_ms: u64,
     /// When the last part of the answer came.
     heard_ms: u64,
 }
@@ -148,10 +151,10 @@ impl Pbft {
             return;
         }
         if let Some(fetch) = &self.fetching.decided {
-            if self.now_ms < fetch.heard_ms + FETCH_MS {
+            if self.now_ms < (fetch.heard_ms + FETCH_MS).min(fetch.asked_ms + RUN_MS) {
                 return;
             }
-            // Nothing, or no more: its promise counts again when it repeats it.
+            // Nothing, no more, or too slowly: its promise counts again when it repeats it.
             let from = fetch.from;
             self.fetching.decided = None;
             if let Some(peer) = self.fetching.peers.get_mut(&from) {
@@ -160,6 +163,12 @@ impl Pbft {
         }
         let here = self.decided_here();
         let idle = self.now_ms.saturating_sub(self.checkpoints.delivered_ms) >= STALLED_MS;
+        self.ask_next(here, idle);
+    }
+
+    /// Asks the next peer by turn, so that none that drips keeps the job; one that is only a little
+    /// ahead is asked when nothing comes by itself.
+    fn ask_next(&mut self, here: Sequence, idle: bool) {
         let promises = |report: &Report| {
             report.epoch >= self.epoch()
                 && report.executed > here
@@ -182,7 +191,8 @@ impl Pbft {
 
     fn ask_decided(&mut self, from: ReplicaId, after: Sequence) {
         mark!("decided batches are asked for");
-        self.fetching.decided = Some(DecidedFetch { from, after, heard_ms: self.now_ms });
+        self.fetching.decided =
+            Some(DecidedFetch { from, after, asked_ms: self.now_ms, heard_ms: self.now_ms });
         self.send_after(To::One(from), Message::FetchDecided { after }, 0);
     }
 
@@ -192,7 +202,9 @@ impl Pbft {
         if sequence <= self.delivered {
             return self.reject(from, Reject::Known);
         }
-        if epoch == self.epoch() && self.epoch_last().is_some_and(|last| sequence > last) {
+        // What an epoch decided above its end is void. It may have been decoded before the end was known.
+        let void = self.epoch_last().is_some_and(|last| sequence > last);
+        if epoch != self.epoch_of(sequence) || epoch == self.epoch() && void {
             return self.reject(from, Reject::Window);
         }
         if let Some(reason) = self.rollback_in_commits(certificate) {
@@ -234,8 +246,9 @@ impl Pbft {
         if sequence >= promised {
             self.fetching.decided = None;
         } else if sequence >= fetch.after.plus(RUN_MAX) {
+            self.fetching.decided = None;
             let here = self.decided_here();
-            self.ask_decided(from, here);
+            self.ask_next(here, true);
         }
     }
 

@@ -272,7 +272,8 @@ impl Message {
                 requests.iter().map(|request| request.wire_bytes()).sum::<usize>()
                     > INLINE_BYTES_MAX
             }
-            Message::Body { .. } | Message::Decided(_) => true,
+            // The answers of a start hold two votes for each slot of the window, and a view's change.
+            Message::Body { .. } | Message::Decided(_) | Message::OwnVotes(_) => true,
             Message::Prepare(_)
             | Message::Commit(_)
             | Message::Checkpoint(_)
@@ -287,7 +288,6 @@ impl Message {
             | Message::EpochEnd(_)
             | Message::Rejoin(_)
             | Message::OwnVotesQuery { .. }
-            | Message::OwnVotes(_)
             | Message::Proposed(_) => false,
         }
     }

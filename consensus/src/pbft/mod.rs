@@ -63,7 +63,7 @@ use crate::membership::{Genesis, Limits, Membership};
 use crate::message::{Batch, EpochEnd};
 use crate::quorum::Byzantine;
 use crate::requests::RequestQueue;
-use crate::types::{Epoch, ReplicaId, Sequence, Timestamp, View};
+use crate::types::{ClientId, Epoch, ReplicaId, Sequence, Timestamp, View};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
 use conclave_crypto::mistake;
@@ -104,6 +104,8 @@ pub struct Pbft {
     cluster: Digest,
     limits: Arc<Limits>,
     verifier: Arc<Verifier>,
+    /// Those the genesis names; clients do not change.
+    clients: Arc<BTreeSet<ClientId>>,
     signer: Signer,
 
     // The epoch.
@@ -289,7 +291,7 @@ impl Engine for Pbft {
             Input::Read(_) => {}
             Input::Executed(sequence) => self.on_executed(sequence),
             Input::Checkpointed(checkpointed) => self.on_checkpointed(checkpointed),
-            Input::Installed(certificate) => self.on_installed(certificate),
+            Input::Installed { certificate, next } => self.on_installed(certificate, next),
             Input::Connected(peer) => self.on_connected(peer),
             Input::Checked { batch, valid } => self.on_checked(&batch, valid),
         }
@@ -365,6 +367,7 @@ impl Engine for Pbft {
             limits: Arc::clone(&self.limits),
             me: self.id(),
             absent: Arc::clone(&self.absent),
+            clients: Arc::clone(&self.clients),
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn proposals_of<'a>(
     let digest_at = |sequence: Sequence| {
         best.get(&sequence).map_or_else(|| null_batch().digest(), |it| it.statement.digest)
     };
-    let all = (start.0 + 1..=end.0).map(Sequence);
+    let all = (start.0..end.0).map(|n| Sequence(n).next());
     let slots = all.filter(|n| best.contains_key(n) || !mistake!("gap-left-open"));
     let digests = slots.map(|n| (n, digest_at(n))).collect();
     Ok(Proposals { start, digests })
@@ -169,6 +169,12 @@ impl Pbft {
             return self.reject(from, Reject::EpochPast(value.epoch));
         }
         let leader = super::certificate::primary(&self.membership, view);
+        if leader == self.id()
+            && let Some(reason) = self.rollback_in_new_view(&message)
+        {
+            mark!("an own NEW-VIEW proves a rollback");
+            return self.rolled_back(reason);
+        }
         let pending = self.changes.pending.get(&leader).map(|it| Arc::clone(&it.new_view));
         for known in [pending, self.changes.new_view.clone()].into_iter().flatten() {
             if known.value().view == view && known.name() != message.name() {
@@ -226,7 +232,8 @@ impl Pbft {
         if let Some(change) = self.changes.named(&name).map(Arc::clone)
             && self.fetching.may_serve(from, VIEW_CHANGE_COST)
         {
-            self.send_after(To::One(from), Message::ViewChange(change), 0);
+            // It may be our own, which waits for its record.
+            self.send(To::One(from), Message::ViewChange(change));
         }
     }
 

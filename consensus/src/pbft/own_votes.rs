@@ -7,9 +7,9 @@
 
 use super::Pbft;
 use super::certificate::{PreparedCertificate, Statement, primary};
-use super::message::{Message, OwnVotes, Vote};
+use super::message::{Message, NewView, OwnVotes, Sealed, ViewChange, Vote};
 use crate::engine::{Effect, Reject, To};
-use crate::message::kind;
+use crate::message::{CheckpointCertificate, kind};
 use crate::types::{Epoch, ReplicaId, Sequence, View};
 use conclave_crypto::mark;
 use std::collections::BTreeSet;
@@ -238,7 +238,7 @@ impl Pbft {
         &self,
         prepared: &[PreparedCertificate],
     ) -> Option<String> {
-        if self.rejoining() || !self.active {
+        if self.rejoining() {
             return None;
         }
         let id = self.id();
@@ -248,11 +248,51 @@ impl Pbft {
             .iter()
             .map(|certificate| (certificate, certificate.statement))
             .find(|(certificate, statement)| {
-                statement.view == self.view
-                    && statement.sequence > through.max(self.low)
-                    && certificate.prepares.iter().any(|(signer, _)| *signer == id)
+                // Of a view that was not entered nothing is reserved, and nothing was voted in it.
+                let entered =
+                    statement.view < self.view || (statement.view == self.view && self.active);
+                let reserved =
+                    statement.view < self.view || statement.sequence <= through.max(self.low);
+                let own = primary(&self.membership, statement.view) == id
+                    || certificate.prepares.iter().any(|(signer, _)| *signer == id);
+                own && !(entered && reserved)
             })
-            .map(|(_, statement)| format!("a certificate holds our PREPARE of {statement}"))
+            .map(|(_, statement)| format!("a certificate holds our vote of {statement}"))
+    }
+
+    /// A VIEW-CHANGE of ours, whoever sends it, that is not the journaled one nor before it.
+    pub(super) fn rollback_in_change(&self, message: &Sealed<ViewChange>) -> Option<String> {
+        let change = message.value();
+        if change.replica != self.id() || self.rejoining() {
+            return None;
+        }
+        let known = self.changes.newest.get(&self.id());
+        let accounted = known.is_some_and(|known| {
+            change.view < known.value().view || message.name() == known.name()
+        });
+        (!accounted).then(|| format!("a peer holds our {change}, our journal not"))
+    }
+
+    /// A NEW-VIEW of ours that is not the one in the journal's one record nor before it.
+    pub(super) fn rollback_in_new_view(&self, message: &Sealed<NewView>) -> Option<String> {
+        if self.rejoining() {
+            return None;
+        }
+        let known = self.changes.new_view.as_ref();
+        let accounted = known.is_some_and(|known| {
+            message.value().view < known.value().view || message.name() == known.name()
+        });
+        (!accounted).then(|| format!("a peer holds our {}, our journal not", message.value()))
+    }
+
+    /// A CHECKPOINT of ours in a certificate, above all that the ledger holds or the journal knows
+    /// to be stable. A ledger that differs was put back on purpose.
+    pub(super) fn rollback_in_checkpoint(&self, stable: &CheckpointCertificate) -> Option<String> {
+        let (id, height) = (self.id(), stable.checkpoint.height);
+        let own = stable.signatures.iter().any(|(signer, _)| *signer == id);
+        let held = height <= self.checkpoints.last.max(self.low);
+        (own && !held && !self.rejoining() && !self.checkpoints.diverged())
+            .then(|| format!("a certificate holds our CHECKPOINT {height}, above our ledger"))
     }
 
     /// From here on this replica votes: first what it had voted already, then what waits.

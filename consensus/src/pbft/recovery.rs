@@ -125,6 +125,7 @@ impl Pbft {
         engine.recover_epoch(&journal, tip.epoch_ends)?;
         engine.recover_stable(&journal, tip.stable)?;
         engine.epochs.ending = tip.pending_epoch.filter(|next| next.header.epoch == engine.epoch());
+        engine.epochs.installed = Some((tip.height, tip.membership.epoch));
         engine.recover_view(&journal)?;
         engine.recover_log(&journal)?;
         engine.recover_probe(&journal, seed)?;
@@ -143,6 +144,7 @@ impl Pbft {
             cluster,
             limits: Arc::new(genesis.limits.clone()),
             verifier: Arc::new(Verifier::default()),
+            clients: Arc::new(genesis.clients.iter().map(|client| client.key).collect()),
             signer: Signer::new(id, key, cluster),
             keys: Arc::new(keys_of(&membership)?),
             membership: Arc::new(membership),
@@ -192,7 +194,9 @@ impl Pbft {
         }
         let newest = journal.read::<EpochEnd>(record::EPOCH)?;
         let newest = newest.map_or(Epoch(0), |end| end.next.epoch);
-        if newest < self.epoch() && self.epochs.marker.is_none() {
+        // A journal that waits for its Rejoin is new; one whose Rejoin was ordered is like any other.
+        let waits = self.epochs.marker.is_some_and(|marker| marker.since.is_none());
+        if newest < self.epoch() && !waits {
             mark!("the journal is older than the ledger");
             return Err(RecoverError::RolledBack);
         }

@@ -72,6 +72,10 @@ impl Pbft {
             mark!("a certificate proves a rollback");
             return self.rolled_back(reason);
         }
+        if let Some(reason) = self.rollback_in_change(&message) {
+            mark!("an own VIEW-CHANGE proves a rollback");
+            return self.rolled_back(reason);
+        }
         if let Some(certificate) = &change.certificate {
             self.adopt_stable(Arc::new(certificate.clone()));
         }
@@ -195,7 +199,10 @@ impl Pbft {
     pub(super) fn tick_view_change(&mut self) {
         if self.active && self.agreed >= self.changes.target {
             if self.changes.deadline_ms.take().is_some() {
+                // What was proven against this primary meanwhile stays proven.
+                let faulty = self.suspicion.faulty;
                 self.suspicion.enter_view(self.view, self.membership.members.len());
+                self.suspicion.faulty = faulty;
             }
             return;
         }

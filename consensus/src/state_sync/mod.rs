@@ -26,6 +26,7 @@ mod fetch;
 mod message;
 mod older;
 mod own;
+mod search;
 mod serve;
 mod swap;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use message::{
     TransferTarget, WANTS_MAX, Want,
 };
 pub use older::{OlderAnswer, OlderBlocks};
+pub use search::TargetSearch;
 pub use serve::{PIN_MS_MAX, PINS_MAX, Pins, serve, serve_blocks};
 pub use swap::{Swap, SwapError, SwapStep};
 

@@ -2,8 +2,10 @@
 
 use super::network::replica_key;
 use conclave_consensus::message::{Batch, CheckpointCertificate, kind};
-use conclave_consensus::pbft::certificate::{PreparedCertificate, Statement};
-use conclave_consensus::pbft::message::{Message, NewView, PrePrepare, Sealed, ViewChange, Vote};
+use conclave_consensus::pbft::certificate::{CommitCertificate, PreparedCertificate, Statement};
+use conclave_consensus::pbft::message::{
+    Decided, Message, NewView, PrePrepare, Sealed, ViewChange, Vote,
+};
 use conclave_consensus::types::{Epoch, ReplicaId, Sequence, View};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::signature::Signed;
@@ -33,6 +35,20 @@ impl Forge {
 
     pub fn commit(&self, by: u16, view: u64, sequence: u64, digest: Digest) -> Message {
         Message::Commit(self.vote(by, kind::COMMIT, view, sequence, digest))
+    }
+
+    /// A batch that these replicas committed, as a laggard is sent it.
+    pub fn decided(
+        &self,
+        signers: &[u16],
+        view: u64,
+        sequence: u64,
+        batch: &Arc<Batch>,
+    ) -> Message {
+        let vote = |by| self.vote(by, kind::COMMIT, view, sequence, batch.digest());
+        let commits = signers.iter().map(|by| (ReplicaId(*by), vote(*by).signature)).collect();
+        let certificate = CommitCertificate { statement: vote(0).statement, commits };
+        Message::Decided(Arc::new(Decided { certificate, batch: Arc::clone(batch) }))
     }
 
     /// The first of `signers` is the view's primary.

@@ -21,6 +21,8 @@ pub struct Ledger {
     pub header: Digest,
     pub timestamp: Timestamp,
     pub membership: Membership,
+    /// The epoch that decides the next block.
+    pub deciding: Epoch,
     pub base: Sequence,
     pub checkpoint: Option<Checkpoint>,
     pub checkpoint_time: Timestamp,
@@ -45,6 +47,7 @@ impl Ledger {
             header: cluster,
             timestamp: Timestamp(0),
             membership: genesis.membership.clone(),
+            deciding: genesis.membership.epoch,
             base: Sequence(0),
             checkpoint: None,
             checkpoint_time: Timestamp(0),
@@ -74,6 +77,7 @@ impl Ledger {
     pub fn execute(&mut self, committed: &Committed) -> Option<Checkpointed> {
         let batch = &committed.batch;
         assert_eq!(committed.sequence, self.height.next(), "a gap in what was handed over");
+        assert_eq!(committed.epoch, self.deciding, "of an epoch that does not decide here");
         self.timestamp = self.timestamp.max(batch.timestamp);
         let next = batch.change.as_ref().and_then(|change| self.takes_effect(change));
         for request in &batch.requests {
@@ -96,6 +100,7 @@ impl Ledger {
         };
         self.height = committed.sequence;
         self.header = header.hash();
+        self.deciding = header.next_epoch;
         self.blocks.insert(self.height, (header.clone(), committed.clone()));
         let marked = batch.checkpoint && self.timestamp.0 >= self.checkpoint_time.0 + 1_000;
         let due = self.height.0.is_multiple_of(self.interval) || marked || batch.change.is_some();

@@ -523,7 +523,7 @@ impl Network {
     }
 
     /// State transfer: takes the state of a replica that holds it, at once.
-    fn install(
+    pub fn install(
         &mut self,
         id: u16,
         certificate: conclave_consensus::message::CheckpointCertificate,
@@ -542,16 +542,21 @@ impl Network {
             }
             ledger.execute(committed);
             let end = source.epoch_ends.iter().find(|end| end.header.height == *sequence);
-            if let Some(end) = end {
+            if let Some(end) = end.filter(|_| *sequence < height) {
                 ledger.on_stable(&end.certificate);
             }
         }
         assert_eq!(ledger.header, certificate.checkpoint.header);
+        // The state knows the members that it leads to, and no proof of how their epoch began.
+        if let Some(next) = ledger.pending_epoch.take() {
+            (ledger.membership, ledger.base) = (next.membership, height);
+        }
         ledger.on_stable(&certificate);
         let node = self.nodes.get_mut(&id).expect("it acts");
         node.ledger = ledger.clone();
         node.ledger_disk = ledger;
-        self.input(id, Input::Installed(certificate));
+        let next = node.ledger.blocks[&height].0.next_epoch;
+        self.input(id, Input::Installed { certificate, next });
     }
 
     /// Runs for this long.

@@ -3,7 +3,7 @@
 use conclave_consensus::engine::{Checkpointed, Evidence, Input};
 use conclave_consensus::message::{CheckpointCertificate, SignedRequest};
 use conclave_consensus::replica::WriteNumber;
-use conclave_consensus::types::Sequence;
+use conclave_consensus::types::{Epoch, Sequence};
 use std::sync::Arc;
 
 /// One event of the replica thread.
@@ -19,8 +19,8 @@ pub(crate) enum Event<M> {
     Executed(Sequence),
     /// The ledger's disk holds a checkpoint.
     Checkpointed(Checkpointed),
-    /// State transfer put a certified state in place.
-    Installed(CheckpointCertificate),
+    /// State transfer put a certified state in place, above which this epoch decides.
+    Installed(CheckpointCertificate, Epoch),
     /// A certificate of a stable checkpoint is durable: the journal may be cut.
     StableStored(Sequence),
     /// Decoding a peer's message proved its signer faulty.

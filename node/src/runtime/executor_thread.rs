@@ -2,7 +2,7 @@
 
 use super::background::Job;
 use super::event::Event;
-use super::inbox::{Inbox, Source};
+use super::inbox::{Inbox, Portion, Source};
 use super::routes::{ConnectionId, Routes};
 use super::{Failure, Shared};
 use crate::transfer::{StateAt, TransferHandle};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What the executor thread is asked to do, in this order.
+/// What the executor thread is asked to do, in this order; but look-ups let everything else pass.
 pub(crate) enum Task {
     /// Execute the next block.
     Commit(Box<Committed>),
@@ -43,7 +43,7 @@ pub(crate) enum Task {
     Fill(Vec<StoredBlock>),
     /// Keep what proves how earlier epochs ended.
     EpochEnds(Vec<EpochEnd>),
-    /// Stop, after what came before.
+    /// Stop, after what was decided before.
     Stop,
 }
 
@@ -69,6 +69,9 @@ pub(crate) struct ExecutorThread<M> {
 /// A checkpoint this far below a newer one is not served any more, stable or not.
 const STATES_KEPT_BELOW: u64 = 512;
 
+/// Taken at once. A look-up may read a whole block, so that a commit waits for one at most.
+const PORTION: Portion = Portion { internal: 64, others: 1, bytes: usize::MAX };
+
 impl<M: Send + 'static> ExecutorThread<M> {
     pub(crate) fn run(mut self) {
         // A replica that starts idle stands where its ledger ends, not at 0.
@@ -78,7 +81,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
             return;
         }
         let mut taken = Vec::new();
-        while self.inbox.drain(Duration::from_secs(3600), 64, &mut taken) {
+        while self.inbox.drain_portion(Duration::from_secs(3600), PORTION, &mut taken) {
             let before = self.executor.height();
             for task in taken.drain(..) {
                 match self.carry_out(task) {
@@ -156,7 +159,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
         self.failure.recovered();
         self.show();
         self.say_what_is_missing(true)?;
-        self.tell(Event::Installed(target.certificate));
+        self.tell(Event::Installed(target.certificate, target.header.next_epoch));
         for committed in std::mem::take(&mut self.held) {
             self.commit(committed)?;
         }

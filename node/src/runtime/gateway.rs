@@ -1,39 +1,47 @@
-//! Where clients' frames are taken apart: requests to verification, questions to their answers.
+//! Where clients' frames are taken apart: requests to verification, questions to the desk.
 
 use super::Shared;
+use super::desk::Desk;
 use super::executor_thread::Task;
 use super::inbox::{Inbox, Source};
 use super::routes::{ConnectionId, Routes};
-use crate::storage::RocksStorage;
 use crate::transport::{ClientConnectionId, ClientEndpointHandle, Trouble};
 use bytes::Bytes;
 use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
-use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::message::SignedRequest;
 use conclave_consensus::types::ClientId;
 use conclave_consensus::wire;
+use conclave_crypto::digest::Digest;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Ends of epochs in one answer.
-const EPOCH_ENDS_MAX: usize = 64;
 
 /// Takes clients' frames on the transport's thread; never waits.
 pub(crate) struct Gateway {
     pub routes: Arc<Routes>,
     pub executor: Arc<Inbox<Task>>,
-    pub verify: Box<dyn Fn(SignedRequest) -> bool + Send + Sync>,
-    pub reader: LedgerReader<RocksStorage>,
+    /// Takes a request and its frame's place in the delivery.
+    pub verify: Box<dyn Fn(usize, SignedRequest) -> bool + Send + Sync>,
+    pub desk: Arc<Desk>,
+    /// The registered clients' places, by which they take turns at the executor.
+    pub clients: BTreeMap<ClientId, u32>,
     pub shared: Arc<Shared>,
     pub request_bytes_max: usize,
 }
 
 impl Gateway {
-    /// One frame of an authenticated client.
+    /// A connection is gone.
+    pub(crate) fn down(&self, connection: ConnectionId) {
+        self.routes.down(connection);
+        self.desk.down(connection);
+    }
+
+    /// One frame of an authenticated client, the one at `place` of its delivery.
     pub(crate) fn frame(
         &self,
         endpoint: &ClientEndpointHandle,
         connection: ConnectionId,
         client: ClientId,
+        place: usize,
         frame: &[u8],
     ) {
         // The envelope is a variant, a flag and the lengths; the genesis limits the request itself.
@@ -49,7 +57,12 @@ impl Gateway {
         };
         match frame {
             ClientFrame::Submit { request, resent } => {
-                self.submit(endpoint, connection, client, request, resent);
+                let accepted = self.submit(connection, client, place, request, resent);
+                if let Err((digest, reason)) = accepted {
+                    self.shared.metrics.requests_refused.inc();
+                    let busy = NodeFrame::Busy { request: digest, reason: reason.into() };
+                    reply(endpoint, connection, &busy);
+                }
             }
             ClientFrame::Attach { session } => {
                 self.trouble(&client, Trouble::Attached);
@@ -57,60 +70,58 @@ impl Gateway {
             }
             ClientFrame::Status { token } => {
                 self.trouble(&client, Trouble::Asked);
-                let status = Box::new(self.shared.node_status());
-                reply(endpoint, connection, &NodeFrame::Status { token, status });
+                self.desk.status(connection, token);
             }
             ClientFrame::EpochEnds { from } => {
                 self.trouble(&client, Trouble::Asked);
-                match self.reader.epoch_ends(from, EPOCH_ENDS_MAX) {
-                    Ok(ends) => reply(endpoint, connection, &NodeFrame::EpochEnds(ends)),
-                    Err(error) => self.shared.failure.storage(&error),
-                }
+                self.desk.epoch_ends(connection, from);
             }
         }
     }
 
+    /// The request's digest and the reason when it is not taken.
     fn submit(
         &self,
-        endpoint: &ClientEndpointHandle,
         connection: ConnectionId,
         client: ClientId,
+        place: usize,
         request: SignedRequest,
         resent: bool,
-    ) {
+    ) -> Result<(), (Digest, &'static str)> {
         let digest = request.digest();
-        let busy = |reason: &str| {
-            self.shared.metrics.requests_refused.inc();
-            reply(
-                endpoint,
-                connection,
-                &NodeFrame::Busy { request: digest, reason: reason.into() },
-            );
-        };
         if request.key().client != client {
             self.trouble(&client, Trouble::Forged);
-            return busy("a connection carries only its own client's requests");
+            return Err((digest, "a connection carries only its own client's requests"));
         }
         if request.wire_bytes() > self.request_bytes_max {
             self.trouble(&client, Trouble::Refused);
-            return busy("the request is larger than the genesis allows (request_bytes_max)");
+            return Err((
+                digest,
+                "the request is larger than the genesis allows (request_bytes_max)",
+            ));
         }
         self.routes.attach(connection, request.key().session);
         if resent {
             self.trouble(&client, Trouble::Resent);
         } else if !self.shared.recent.insert(digest) {
-            return self.trouble(&client, Trouble::Repeated);
+            self.trouble(&client, Trouble::Repeated);
+            return Ok(());
         }
         let accepted = if resent {
-            let bytes = request.wire_bytes();
-            let task = Task::Lookup(connection, Box::new(request));
-            self.executor.push(Source::Clients, bytes, task).is_ok()
+            self.look_up(connection, client, request)
         } else {
-            (self.verify)(request)
+            (self.verify)(place, request)
         };
-        if !accepted {
-            busy("too many requests wait at this replica; send again later");
-        }
+        let full = "too many requests wait at this replica; send again later";
+        if accepted { Ok(()) } else { Err((digest, full)) }
+    }
+
+    /// Look-ups of one client wait for each other, and for one of each other client's.
+    fn look_up(&self, connection: ConnectionId, client: ClientId, request: SignedRequest) -> bool {
+        let Some(place) = self.clients.get(&client) else { return false };
+        let bytes = request.wire_bytes();
+        let task = Task::Lookup(connection, Box::new(request));
+        self.executor.push(Source::Client(*place), bytes, task).is_ok()
     }
 
     fn trouble(&self, client: &ClientId, trouble: Trouble) {

@@ -8,12 +8,14 @@
 //! | journal     | the journal                            | the disk           |
 //! | executor    | the ledger                             | its queue          |
 //! | background  | checkpoints, supplies, evidence        | its queue, the disk|
+//! | desk        | answers to clients' questions          | questions, its pace|
 //! | http        | its listener                           | sockets            |
 //!
 //! All queues are bounded: peers' and clients' shares by `inbox::Quota`, internal ones by the
 //! window of the protocol.
 
 pub(crate) mod background;
+pub(crate) mod desk;
 pub(crate) mod door;
 pub(crate) mod event;
 pub(crate) mod evidence;
@@ -36,6 +38,7 @@ use recent::Recent;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Why a run of the node ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,12 +136,17 @@ pub struct Shared {
     pub patience: Arc<Patience>,
     /// What clients sent lately.
     pub(crate) recent: Recent,
+    /// What the process used, and when that was asked.
+    pub(crate) used: Mutex<Option<(Instant, ProcessUse)>>,
     /// What ended or hampers the run.
     pub failure: Arc<Failure>,
 }
 
 /// Blocks that a replica may be behind and still call itself ready.
 const READY_LAG_MAX: u64 = 64;
+
+/// What the process used is asked of the system no more often.
+const USE_AGE_MAX: Duration = Duration::from_millis(100);
 
 impl Shared {
     fn engine(&self) -> EngineStatus {
@@ -190,10 +198,19 @@ impl Shared {
         self.metrics.text((self.bytes_sent)())
     }
 
+    /// What the process used a moment ago: to ask costs more than all else that people are shown.
+    fn process_use(&self) -> ProcessUse {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*used {
+            Some((at, process)) if at.elapsed() < USE_AGE_MAX => *process,
+            _ => used.insert((Instant::now(), ProcessUse::now())).1,
+        }
+    }
+
     /// What the client endpoint answers.
     #[must_use]
     pub fn node_status(&self) -> NodeStatus {
-        let process = ProcessUse::now();
+        let process = self.process_use();
         let accusations = self.accusations();
         NodeStatus {
             replica: self.replica,

@@ -127,7 +127,9 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             }
             Event::Executed(height) => inputs.push(Input::Executed(height)),
             Event::Checkpointed(checkpointed) => inputs.push(Input::Checkpointed(checkpointed)),
-            Event::Installed(certificate) => inputs.push(Input::Installed(certificate)),
+            Event::Installed(certificate, next) => {
+                inputs.push(Input::Installed { certificate, next });
+            }
             Event::StableStored(height) => self.journal.truncate(height),
             Event::Evidence(evidence) => self.evidence(Source::Clients, evidence),
             Event::Stop { clean } => self.stop = self.stop.or(Some(clean)),

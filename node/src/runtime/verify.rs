@@ -2,11 +2,12 @@
 //!
 //! A small frame is decoded on the thread that received it while the pool is idle: that saves the
 //! hop, which costs as much as the signature. Everything else goes to the pool, so that a batch of
-//! a thousand signatures delays nobody's votes.
+//! a thousand signatures delays nobody's votes; so does what comes as a heap, so that the thread
+//! that carries everybody's packets is soon back at its sockets.
 
 use super::door::Door;
 use super::event::Event;
-use super::inbox::{Inbox, Quota, Source};
+use super::inbox::{Inbox, Portion, Quota, Source};
 use crate::metrics::Metrics;
 use crate::transport::{Credit, Patience, Trouble};
 use bytes::Bytes;
@@ -20,8 +21,12 @@ use std::time::Duration;
 /// Frames up to this size are decoded where they arrive while the pool is idle. Bytes.
 const INLINE_BYTES_MAX: usize = 1024;
 
-/// A pool thread takes this many items at once.
-const DRAIN_MAX: usize = 64;
+/// Frames of one delivery that are decoded where they arrive; see [`Verify::peer`].
+pub(crate) const INLINE_MAX: usize = 32;
+
+/// A pool thread takes this much at once. One batch may hold a thousand signatures, and so much in
+/// frames some three hundred.
+const PORTION: Portion = Portion { internal: 1, others: 64, bytes: 32 << 10 };
 
 enum Work {
     Peer(ReplicaId, Bytes, Arc<Credit>),
@@ -108,9 +113,10 @@ impl<E: Engine + 'static> Verify<E> {
         self.horizon.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A frame of an authenticated peer; the credit is held until it has been decoded.
-    pub(crate) fn peer(&self, from: ReplicaId, frame: Bytes, credit: &Arc<Credit>) {
-        if frame.len() <= INLINE_BYTES_MAX && self.idle() {
+    /// A frame of an authenticated peer, the one at `place` of its delivery; the credit is held until
+    /// it has been decoded.
+    pub(crate) fn peer(&self, from: ReplicaId, place: usize, frame: Bytes, credit: &Arc<Credit>) {
+        if place < INLINE_MAX && frame.len() <= INLINE_BYTES_MAX && self.idle() {
             self.decode(from, &frame);
             return;
         }
@@ -121,10 +127,11 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 
-    /// A request of an authenticated client; false when the pool is full.
+    /// A request of an authenticated client, as [`Self::peer`] takes frames; false when the pool is
+    /// full.
     #[must_use]
-    pub(crate) fn request(&self, request: SignedRequest) -> bool {
-        if request.wire_bytes() <= INLINE_BYTES_MAX && self.idle() {
+    pub(crate) fn request(&self, place: usize, request: SignedRequest) -> bool {
+        if place < INLINE_MAX && request.wire_bytes() <= INLINE_BYTES_MAX && self.idle() {
             self.check(request);
             return true;
         }
@@ -149,7 +156,7 @@ impl<E: Engine + 'static> Verify<E> {
 
     fn run(&self) {
         let mut taken = Vec::new();
-        while self.work.drain(Duration::from_secs(3600), DRAIN_MAX, &mut taken) {
+        while self.work.drain_portion(Duration::from_secs(3600), PORTION, &mut taken) {
             self.busy.fetch_add(1, Ordering::Relaxed);
             for work in taken.drain(..) {
                 match work {
@@ -228,5 +235,56 @@ impl<E: Engine + 'static> Verify<E> {
             self.metrics.peer_rejected(from, reason);
             tracing::debug!(%from, %reason, "refused a peer's message");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_consensus::membership::Membership;
+    use conclave_consensus::pbft::Pbft;
+    use conclave_consensus::types::{Epoch, Sequence};
+
+    const QUOTA: Quota = Quota { items: 1_000, bytes: 1 << 20, total: usize::MAX };
+
+    fn horizon() -> Horizon {
+        let membership = Membership { epoch: Epoch(0), first: 0, members: Vec::new() };
+        Horizon {
+            cluster: conclave_crypto::Digest::ZERO,
+            membership: Arc::new(membership),
+            keys: Arc::default(),
+            verifier: Arc::default(),
+            epoch: Epoch(0),
+            view: 0,
+            low: Sequence(0),
+            high: Sequence(0),
+            phases: Arc::default(),
+            delivered: Sequence(0),
+            earlier: Arc::default(),
+            limits: Arc::default(),
+            me: ReplicaId(0),
+            absent: Arc::default(),
+            clients: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_heap_of_small_frames_is_not_decoded_where_it_arrives() {
+        let door: Arc<Door<Pbft>> = Arc::new(Door::new(Arc::new(Inbox::new(QUOTA))));
+        // No thread serves the pool, so that what waits for one is seen.
+        let pool = Verify::new(horizon(), door, QUOTA, Arc::default(), Arc::default());
+        let credit = Arc::new(Credit::for_a_test());
+        for _ in 0..2 {
+            for place in 0..INLINE_MAX {
+                pool.peer(ReplicaId(1), place, Bytes::from_static(&[7; 100]), &credit);
+            }
+            assert!(pool.work.is_empty(), "a few at a time are decoded at once");
+        }
+        for place in 0..INLINE_MAX + 100 {
+            pool.peer(ReplicaId(1), place, Bytes::from_static(&[7; 100]), &credit);
+        }
+        let mut waiting = Vec::new();
+        assert!(pool.work.drain(Duration::ZERO, 1_000, &mut waiting));
+        assert_eq!(waiting.len(), 100, "what comes behind them is for the pool");
     }
 }

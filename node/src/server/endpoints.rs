@@ -72,8 +72,8 @@ pub(super) fn start_mesh<E: Engine + 'static>(
         PeerEvent::Frames { from, class: Class::Bulk, delivery } => transfer.frames(from, delivery),
         PeerEvent::Frames { from, class: Class::Vote | Class::Body, delivery } => {
             let credit = Arc::new(delivery.credit);
-            for frame in delivery.frames {
-                verify.peer(from, frame, &credit);
+            for (place, frame) in delivery.frames.into_iter().enumerate() {
+                verify.peer(from, place, frame, &credit);
             }
         }
     };
@@ -105,12 +105,13 @@ pub(super) fn start_clients(
             gateway.routes.up(ConnectionId(connection.0), client);
         }
         ClientEvent::Disconnected { connection } => {
-            gateway.routes.down(ConnectionId(connection.0));
+            gateway.down(ConnectionId(connection.0));
         }
         ClientEvent::Frames { connection, client, delivery } => {
             let Some(endpoint) = endpoint.get() else { return };
-            for frame in &delivery.frames {
-                gateway.frame(&endpoint, ConnectionId(connection.0), client, frame);
+            let connection = ConnectionId(connection.0);
+            for (place, frame) in delivery.frames.iter().enumerate() {
+                gateway.frame(&endpoint, connection, client, place, frame);
             }
         }
     };

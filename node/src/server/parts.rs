@@ -6,6 +6,7 @@ use super::{Node, NodeError};
 use crate::journal::{Journal, JournalMetrics, JournalThread, abort_process};
 use crate::metrics::Progress;
 use crate::runtime::background::{Background, Job};
+use crate::runtime::desk::{Clerk, Desk};
 use crate::runtime::door::Door;
 use crate::runtime::event::Event;
 use crate::runtime::evidence::EvidenceKeeper;
@@ -15,7 +16,7 @@ use crate::runtime::inbox::Source;
 use crate::runtime::recent::Recent;
 use crate::runtime::replica_thread::ReplicaThread;
 use crate::runtime::routes::Routes;
-use crate::runtime::verify::Verify;
+use crate::runtime::verify::{INLINE_MAX, Verify};
 use crate::runtime::{Failure, Shared};
 use crate::storage::RocksStorage;
 use crate::transfer::{Transfer, TransferConfig};
@@ -35,18 +36,34 @@ pub(super) fn gateway<E: Engine + 'static>(
     node: &Node,
     verify: &Verify<E>,
     queues: &Queues<E::Message>,
-    executor: &Executor<RocksStorage, KeyValueStore>,
+    desk: &Arc<Desk>,
     shared: &Arc<Shared>,
     routes: &Arc<Routes>,
 ) -> Gateway {
     let submit = verify.clone();
+    let places = (0..).zip(&node.genesis.clients);
     Gateway {
         routes: routes.clone(),
         executor: queues.executor.clone(),
-        verify: Box::new(move |request| submit.request(request)),
-        reader: executor.reader(),
+        verify: Box::new(move |place, request| submit.request(place, request)),
+        desk: desk.clone(),
+        clients: places.map(|(place, client)| (client.key, place)).collect(),
         shared: shared.clone(),
         request_bytes_max: node.genesis.limits.request_bytes_max as usize,
+    }
+}
+
+pub(super) fn clerk(
+    desk: &Arc<Desk>,
+    executor: &Executor<RocksStorage, KeyValueStore>,
+    clients: &ClientEndpointHandle,
+    shared: &Arc<Shared>,
+) -> Clerk {
+    Clerk {
+        desk: desk.clone(),
+        reader: executor.reader(),
+        shared: shared.clone(),
+        clients: clients.clone(),
     }
 }
 
@@ -96,7 +113,8 @@ pub(super) fn executor_thread<E: Engine + 'static>(
         background: queues.background.clone(),
         routes,
         clients: clients.clone(),
-        requests: Box::new(move |request| resubmit.request(request)),
+        // Its signature is checked elsewhere: the executor has blocks to execute.
+        requests: Box::new(move |request| resubmit.request(INLINE_MAX, request)),
         shared: shared.clone(),
         failure: shared.failure.clone(),
         transfer: transfer.handle(),
@@ -195,6 +213,7 @@ pub(super) fn share(
         bytes_sent: Box::new(move || traffic.get().map_or(0, |(m, c)| bytes_sent(&m, &c))),
         patience,
         recent: Recent::default(),
+        used: Mutex::default(),
         failure: failure.clone(),
     })
 }

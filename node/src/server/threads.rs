@@ -3,7 +3,7 @@
 use super::endpoints::{Late, start_clients, start_mesh};
 use super::opening::Ports;
 use super::parts::{
-    background, executor_thread, gateway, replica_thread, resume, share, start_journal,
+    background, clerk, executor_thread, gateway, replica_thread, resume, share, start_journal,
     start_transfer,
 };
 use super::thread::{Thread, panicked};
@@ -11,6 +11,7 @@ use super::{Node, NodeError};
 use crate::journal::{Journal, JournalThread};
 use crate::runtime::Failure;
 use crate::runtime::background::Job;
+use crate::runtime::desk::Desk;
 use crate::runtime::door::Door;
 use crate::runtime::event::Event;
 use crate::runtime::executor_thread::Task;
@@ -23,19 +24,25 @@ use crate::transport::{ClientEndpointHandle, Patience, PeerMeshHandle, Transport
 use conclave_consensus::engine::{Effect, Engine};
 use conclave_consensus::executor::Executor;
 use conclave_consensus::kv::KeyValueStore;
+use conclave_consensus::message::REQUEST_WINDOW;
 use std::sync::{Arc, Mutex};
 
 /// Verifying threads; the transport's thread verifies small votes itself while they are idle.
 const VERIFY_THREADS: usize = 1;
 
 /// Of each peer, and of all clients together, in front of the verify pool.
-const VERIFY_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+const VERIFY_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20, total: usize::MAX };
 
 /// Of each peer, and of all clients together, in front of the replica thread.
-const REPLICA_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20 };
+const REPLICA_QUOTA: Quota = Quota { items: 8192, bytes: 32 << 20, total: usize::MAX };
+
+/// Of each client, in front of the executor: a window of requests sent again at once, as after a
+/// change of views, and the bytes of all look-ups.
+const LOOKUP_QUOTA: Quota =
+    Quota { items: REQUEST_WINDOW as usize, bytes: 32 << 20, total: 64 << 20 };
 
 /// Of each peer, in front of the background thread.
-const BACKGROUND_QUOTA: Quota = Quota { items: 2, bytes: 2 };
+const BACKGROUND_QUOTA: Quota = Quota { items: 2, bytes: 2, total: usize::MAX };
 
 /// The threads of one run, in the order in which they are stopped.
 pub(super) struct Threads<M> {
@@ -49,6 +56,7 @@ pub(super) struct Threads<M> {
     replica: Thread<JournalThread>,
     executor: Thread<()>,
     background: Thread<()>,
+    desk: Thread<()>,
 }
 
 /// The queues between the threads of one run.
@@ -56,6 +64,16 @@ pub(super) struct Queues<M> {
     pub(super) replica: Arc<Inbox<Event<M>>>,
     pub(super) executor: Arc<Inbox<Task>>,
     pub(super) background: Arc<Inbox<Job>>,
+}
+
+impl<M> Queues<M> {
+    fn new() -> Self {
+        Self {
+            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
+            executor: Arc::new(Inbox::new(LOOKUP_QUOTA)),
+            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
+        }
+    }
 }
 
 /// What one run is started with.
@@ -75,11 +93,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         failure: &Arc<Failure>,
     ) -> Result<Self, NodeError> {
         let Start { ports, engine, recovered, executor, ledger, journal } = start;
-        let queues: Queues<M> = Queues {
-            replica: Arc::new(Inbox::new(REPLICA_QUOTA)),
-            executor: Arc::new(Inbox::new(REPLICA_QUOTA)),
-            background: Arc::new(Inbox::new(BACKGROUND_QUOTA)),
-        };
+        let queues: Queues<M> = Queues::new();
         let status = Arc::new(Mutex::new(engine.status()));
         let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone()));
         let metrics = node.metrics.clone();
@@ -94,12 +108,14 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let (endpoint, traffic) = (Late::new(), Late::new());
         let shared = share(node, accusations, &status, &traffic, failure, patience);
         let routes = Arc::new(Routes::default());
-        let gateway = gateway(node, &verify, &queues, &executor, &shared, &routes);
+        let desk = Arc::new(Desk::default());
+        let gateway = gateway(node, &verify, &queues, &desk, &shared, &routes);
         let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
         let journal = start_journal(node, journal, &door)?;
         let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared)?;
         resume(&executor, &queues, failure)?;
+        let clerk = clerk(&desk, &executor, &clients, &shared);
         let executor =
             executor_thread(executor, &verify, &queues, routes, &clients, &shared, &transfer);
         let replica = replica_thread(engine, &verify, &mesh, journal, &queues, &shared);
@@ -120,6 +136,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             let inbox = queues.background.clone();
             Thread::spawn("background", failure, move || inbox.close(), move || background.run())?
         };
+        let desk = Thread::spawn("desk", failure, move || desk.close(), move || clerk.run())?;
         let late = Box::new(move || {
             endpoint.set(None);
             traffic.set(None);
@@ -135,6 +152,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             replica,
             executor,
             background,
+            desk,
         })
     }
 
@@ -151,6 +169,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         drop(journal.stop()?);
         self.executor.end()?;
         self.background.end()?;
+        self.desk.end()?;
         self.transport.stop();
         (self.late)();
         Ok(())

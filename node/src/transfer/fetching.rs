@@ -10,8 +10,8 @@ use conclave_consensus::types::ReplicaId;
 impl Worker {
     pub(super) fn ask(&mut self) {
         let now = self.now_ms();
-        if let Fetch::Asking { asked_ms, .. } = &mut self.fetch {
-            *asked_ms = now;
+        if let Fetch::Asking(search, _) = &mut self.fetch {
+            search.ask(&self.peers, now);
         }
         for peer in self.peers.clone() {
             self.send(peer, &TransferMessage::AskTarget);
@@ -24,8 +24,8 @@ impl Worker {
         from: ReplicaId,
         target: TransferTarget,
     ) -> Result<(), StorageError> {
-        let Fetch::Asking { least, .. } = &self.fetch else { return Ok(()) };
-        if target.height() < *least {
+        let Fetch::Asking(search, _) = &mut self.fetch else { return Ok(()) };
+        if !search.takes(from, target.height()) {
             return Ok(());
         }
         if let Err(error) = target.verify(&self.keys, &self.cluster) {
@@ -34,7 +34,17 @@ impl Worker {
         }
         tracing::info!(%from, height = target.height().0, "fetching this certified state");
         let reader = self.ledger.snapshot()?;
-        self.fetch = Fetch::Running(Box::new(StateSync::begin(target, reader, self.peers.clone())));
+        if let Fetch::Asking(mut search, before) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
+            search.took(from);
+            let sync = match before {
+                Some(mut sync) => {
+                    sync.retarget(target, reader);
+                    sync
+                }
+                None => Box::new(StateSync::begin(target, reader, self.peers.clone())),
+            };
+            self.fetch = Fetch::Running(search, sync);
+        }
         Ok(())
     }
 
@@ -46,13 +56,14 @@ impl Worker {
                 SyncAction::Blame { peer, what } => {
                     tracing::warn!(%peer, reason = %what, "a peer sent state that is not certified");
                 }
-                SyncAction::NeedTarget => {
-                    if let Fetch::Running(sync) = &self.fetch {
-                        let least = sync.target().height();
-                        self.fetch = Fetch::Asking { least, asked_ms: 0 };
+                SyncAction::NeedTarget => match std::mem::replace(&mut self.fetch, Fetch::Idle) {
+                    Fetch::Running(mut search, sync) => {
+                        search.failed();
+                        self.fetch = Fetch::Asking(search, Some(sync));
                         self.ask();
                     }
-                }
+                    other => self.fetch = other,
+                },
                 SyncAction::Complete => self.complete()?,
             }
         }
@@ -60,7 +71,7 @@ impl Worker {
     }
 
     fn complete(&mut self) -> Result<(), StorageError> {
-        if let Fetch::Running(sync) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
+        if let Fetch::Running(_, sync) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
             self.ledger.sync()?;
             let progress = sync.progress();
             tracing::info!(

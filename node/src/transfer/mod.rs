@@ -24,7 +24,7 @@ use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::membership::Membership;
 use conclave_consensus::message::{BlockHeader, CheckpointCertificate};
-use conclave_consensus::state_sync::{StateSync, TransferMessage};
+use conclave_consensus::state_sync::{StateSync, TargetSearch, TransferMessage};
 use conclave_consensus::storage::{Snapshot, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use conclave_crypto::digest::Digest;
@@ -39,11 +39,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often while blocks are filled in.
 const FILLING_TICK: Duration = Duration::from_millis(25);
 
-/// A peer that did not name a target is asked again after this. Milliseconds.
-const ASK_MS: u64 = 1_000;
-
 /// Requests of each peer that wait here.
-const QUOTA: Quota = Quota { items: 64, bytes: 16 << 20 };
+const QUOTA: Quota = Quota { items: 64, bytes: 16 << 20, total: usize::MAX };
 
 /// The trie and the tables at one checkpoint.
 #[derive(Clone)]
@@ -179,11 +176,9 @@ impl Transfer {
 enum Fetch {
     Idle,
     /// Asking peers which certified state they serve.
-    Asking {
-        least: Sequence,
-        asked_ms: u64,
-    },
-    Running(Box<StateSync>),
+    /// After a target that nobody served, with what that transfer learned of its peers.
+    Asking(TargetSearch, Option<Box<StateSync>>),
+    Running(TargetSearch, Box<StateSync>),
 }
 
 struct Worker {
@@ -204,7 +199,7 @@ impl Worker {
     fn run(mut self) -> Result<(), StorageError> {
         let mut taken = Vec::new();
         loop {
-            let busy = matches!(&self.fetch, Fetch::Running(sync) if sync.is_busy());
+            let busy = matches!(&self.fetch, Fetch::Running(_, sync) if sync.is_busy());
             let patience = match (busy, self.filling.is_wanted()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => FILLING_TICK,
@@ -231,14 +226,14 @@ impl Worker {
                     self.peers.push(peer);
                 }
                 self.filling.add_peer(peer);
-                if let Fetch::Running(sync) = &mut self.fetch {
+                if let Fetch::Running(_, sync) | Fetch::Asking(_, Some(sync)) = &mut self.fetch {
                     sync.add_peer(peer);
                 }
             }
             Event::Down(peer) => {
                 self.peers.retain(|p| *p != peer);
                 self.filling.remove_peer(peer);
-                if let Fetch::Running(sync) = &mut self.fetch {
+                if let Fetch::Running(_, sync) | Fetch::Asking(_, Some(sync)) = &mut self.fetch {
                     sync.remove_peer(peer);
                 }
             }
@@ -246,7 +241,7 @@ impl Worker {
                 tracing::info!(height = least.checkpoint.height.0, "fetching certified state");
                 let least = least.checkpoint.height;
                 self.filling.suspend();
-                self.fetch = Fetch::Asking { least, asked_ms: 0 };
+                self.fetch = Fetch::Asking(TargetSearch::new(least), None);
                 self.ask();
             }
             Event::Offer(offer) => {
@@ -282,13 +277,13 @@ impl Worker {
                 }
                 Ok(())
             }
-            Fetch::Asking { asked_ms, .. } => {
-                if now.saturating_sub(*asked_ms) >= ASK_MS {
+            Fetch::Asking(search, _) => {
+                if search.is_due(now) {
                     self.ask();
                 }
                 Ok(())
             }
-            Fetch::Running(sync) => {
+            Fetch::Running(_, sync) => {
                 let actions = sync.poll(now)?;
                 self.carry_out(actions)
             }
@@ -303,7 +298,7 @@ impl Worker {
         }
         match (&mut self.fetch, message) {
             (_, TransferMessage::Target(Some(target))) => self.target(from, *target),
-            (Fetch::Running(sync), message) => {
+            (Fetch::Running(_, sync), message) => {
                 let actions = sync.on_message(from, message, now)?;
                 self.carry_out(actions)
             }
@@ -314,7 +309,7 @@ impl Worker {
                 }
                 Ok(())
             }
-            (Fetch::Asking { .. }, _) => Ok(()),
+            (Fetch::Asking(..), _) => Ok(()),
         }
     }
 

@@ -39,6 +39,15 @@ pub struct Credit {
     _shared: Option<OwnedSemaphorePermit>,
 }
 
+#[cfg(test)]
+impl Credit {
+    /// For a frame that no transport delivered.
+    pub(crate) fn for_a_test() -> Self {
+        let permits = Arc::new(Semaphore::new(1));
+        Self { _own: permits.try_acquire_owned().expect("it is new"), _shared: None }
+    }
+}
+
 /// A number of bytes that may be held at once.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {

@@ -121,7 +121,8 @@ impl Node {
         fabric.saw(&Fact::Installed { replica, target: &target });
         let now = fabric.now;
         fabric.trace.line(now, format_args!("r{replica} installed the state of {height}"));
-        self.queue(fabric, ToReplica::Input(Input::Installed(target.certificate)));
+        let (certificate, next) = (target.certificate, target.header.next_epoch);
+        self.queue(fabric, ToReplica::Input(Input::Installed { certificate, next }));
         for committed in held {
             self.commit(fabric, committed)?;
         }

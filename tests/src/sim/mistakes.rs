@@ -189,7 +189,7 @@ pub const ALL: &[Mistake] = &[
     mistake(
         "certificates-dropped-on-entering-a-view",
         "certificates do not survive a change of views",
-        &["durability", "agreement"],
+        &["durability", "agreement", "accountability"],
         ANY,
     ),
     mistake(
@@ -417,13 +417,13 @@ pub const ALL: &[Mistake] = &[
     mistake(
         "sessions-left-out-of-state-root",
         "the state root does not cover the sessions",
-        &["state equality", "exactly once"],
+        &["agreement", "state equality", "exactly once", "checkpoint agreement"],
         ANY,
     ),
     mistake(
         "chunk-unchecked",
         "transferred state is staged as it comes",
-        &["state equality", "nothing panics", "catching up"],
+        &["state equality", "checkpoint agreement", "nothing panics", "catching up"],
         POISON,
     ),
     mistake(

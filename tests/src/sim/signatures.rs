@@ -63,6 +63,12 @@ pub fn of(message: &Message, sender: ReplicaId, members: &Membership) -> Option<
             let own = value.epoch == members.epoch && primary(members, value.view) == sender;
             own.then_some(slot)
         }
+        Message::Proposed(signed) => {
+            let statement = signed.statement;
+            let own =
+                statement.epoch == members.epoch && primary(members, statement.view) == sender;
+            own.then(|| vote(kind::PRE_PREPARE, signed))
+        }
         Message::Suspect { .. }
         | Message::Status(_)
         | Message::Forward(_)
@@ -75,7 +81,6 @@ pub fn of(message: &Message, sender: ReplicaId, members: &Membership) -> Option<
         | Message::EpochEnd(_)
         | Message::Rejoin(_)
         | Message::OwnVotesQuery { .. }
-        | Message::OwnVotes(_)
-        | Message::Proposed(_) => None,
+        | Message::OwnVotes(_) => None,
     }
 }

@@ -6,14 +6,11 @@ use super::node::{Ended, Node, Task};
 use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::message::CheckpointCertificate;
 use conclave_consensus::state_sync::{
-    Pins, StateSync, SyncAction, TransferMessage, TransferTarget, serve,
+    Pins, StateSync, SyncAction, TargetSearch, TransferMessage, TransferTarget, serve,
 };
 use conclave_consensus::storage::{Durability, Snapshot, Storage, StorageError};
-use conclave_consensus::types::{ReplicaId, Sequence};
+use conclave_consensus::types::ReplicaId;
 use std::sync::Arc;
-
-/// A peer that did not name a target is asked again after this, as in the node. Milliseconds.
-const ASK_MS: u64 = 1_000;
 
 /// A transfer goes on by itself, without waiting for anybody, at most so often in a row.
 const BUSY_MAX: usize = 64;
@@ -27,8 +24,8 @@ pub(super) struct StateAt {
 
 enum Fetch {
     Idle,
-    Asking { least: Sequence, asked_ms: u64 },
-    Running(Box<StateSync>),
+    Asking(TargetSearch, Option<Box<StateSync>>),
+    Running(TargetSearch, Box<StateSync>),
 }
 
 /// What one process serves and fetches.
@@ -72,14 +69,15 @@ impl Node {
     pub(super) fn begin_transfer(&mut self, fabric: &mut Fabric, least: &CheckpointCertificate) {
         let Some(process) = &mut self.process else { return };
         let least = least.checkpoint.height;
-        process.transfer.fetch = Fetch::Asking { least, asked_ms: 0 };
+        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least), None);
         self.ask(fabric);
     }
 
     fn ask(&mut self, fabric: &mut Fabric) {
         let Some(process) = &mut self.process else { return };
-        if let Fetch::Asking { asked_ms, .. } = &mut process.transfer.fetch {
-            *asked_ms = fabric.now_ms();
+        let Transfer { fetch, peers, .. } = &mut process.transfer;
+        if let Fetch::Asking(search, _) = fetch {
+            search.ask(peers, fabric.now_ms());
         }
         for peer in process.transfer.peers.clone() {
             self.send_transfer(fabric, peer, &TransferMessage::AskTarget);
@@ -97,18 +95,18 @@ impl Node {
             process.transfer.pins.expire(now);
             let actions = match &mut process.transfer.fetch {
                 Fetch::Idle => return,
-                Fetch::Asking { asked_ms, .. } => {
-                    if now.saturating_sub(*asked_ms) >= ASK_MS {
+                Fetch::Asking(search, _) => {
+                    if search.is_due(now) {
                         self.ask(fabric);
                     }
                     return;
                 }
-                Fetch::Running(sync) => sync.poll(now),
+                Fetch::Running(_, sync) => sync.poll(now),
             };
             let done = actions.and_then(|actions| self.carry_out_transfer(fabric, actions));
             self.go_on(fabric, done);
             let Some(process) = &self.process else { return };
-            if !matches!(&process.transfer.fetch, Fetch::Running(sync) if sync.is_busy()) {
+            if !matches!(&process.transfer.fetch, Fetch::Running(_, sync) if sync.is_busy()) {
                 return;
             }
         }
@@ -135,7 +133,7 @@ impl Node {
                 };
                 self.send_transfer(fabric, from, &answer);
             }
-            TransferMessage::Target(Some(target)) => self.target(fabric, *target)?,
+            TransferMessage::Target(Some(target)) => self.target(fabric, from, *target)?,
             TransferMessage::Target(None) => {}
             // Blocks behind a transferred state are filled in slowly and change nothing that is checked here.
             TransferMessage::AskBlocks { id, .. } => {
@@ -145,7 +143,7 @@ impl Node {
             TransferMessage::Chunk { .. }
             | TransferMessage::Unavailable { .. }
             | TransferMessage::Busy { .. } => {
-                if let Fetch::Running(sync) = &mut transfer.fetch {
+                if let Fetch::Running(_, sync) = &mut transfer.fetch {
                     let actions = sync.on_message(from, message, now)?;
                     self.carry_out_transfer(fabric, actions)?;
                 }
@@ -155,16 +153,35 @@ impl Node {
     }
 
     /// A peer names its newest certified state; the certificate is believed, never the peer.
-    fn target(&mut self, fabric: &mut Fabric, target: TransferTarget) -> Result<(), StorageError> {
+    fn target(
+        &mut self,
+        fabric: &mut Fabric,
+        from: ReplicaId,
+        target: TransferTarget,
+    ) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
         let transfer = &mut process.transfer;
-        let Fetch::Asking { least, .. } = &transfer.fetch else { return Ok(()) };
-        if target.height() < *least || target.verify(&transfer.members, &fabric.cluster).is_err() {
+        let Fetch::Asking(search, _) = &mut transfer.fetch else { return Ok(()) };
+        if !search.takes(from, target.height())
+            || target.verify(&transfer.members, &fabric.cluster).is_err()
+        {
             return Ok(());
         }
         let reader = self.ledger.snapshot()?;
         let peers = transfer.peers.clone();
-        transfer.fetch = Fetch::Running(Box::new(StateSync::begin(target, reader, peers)));
+        if let Fetch::Asking(mut search, before) =
+            std::mem::replace(&mut transfer.fetch, Fetch::Idle)
+        {
+            search.took(from);
+            let sync = match before {
+                Some(mut sync) => {
+                    sync.retarget(target, reader);
+                    sync
+                }
+                None => Box::new(StateSync::begin(target, reader, peers)),
+            };
+            transfer.fetch = Fetch::Running(search, sync);
+        }
         Ok(())
     }
 
@@ -186,10 +203,13 @@ impl Node {
                 }
                 SyncAction::NeedTarget => {
                     let Some(process) = &mut self.process else { return Ok(()) };
-                    if let Fetch::Running(sync) = &process.transfer.fetch {
-                        let least = sync.target().height();
-                        process.transfer.fetch = Fetch::Asking { least, asked_ms: 0 };
-                        self.ask(fabric);
+                    match std::mem::replace(&mut process.transfer.fetch, Fetch::Idle) {
+                        Fetch::Running(mut search, sync) => {
+                            search.failed();
+                            process.transfer.fetch = Fetch::Asking(search, Some(sync));
+                            self.ask(fabric);
+                        }
+                        other => process.transfer.fetch = other,
                     }
                 }
                 SyncAction::Complete => self.complete(fabric)?,
@@ -201,7 +221,7 @@ impl Node {
     fn complete(&mut self, fabric: &mut Fabric) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
         let fetch = std::mem::replace(&mut process.transfer.fetch, Fetch::Idle);
-        if let Fetch::Running(sync) = fetch {
+        if let Fetch::Running(_, sync) = fetch {
             self.ledger.sync()?;
             let target = Box::new(sync.target().clone());
             self.task(fabric, Task::Install(target));

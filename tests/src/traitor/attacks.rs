@@ -50,11 +50,14 @@ pub enum Attack {
     Checkpoints,
     /// As primary, proposes requests that no client signed. Proven by the proposal and its batch.
     ForgedRequests,
+    /// Forwards requests of keys made up on the spot, which are signed well. Stopped by who the
+    /// genesis names, before any signature is checked.
+    Strangers,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Equivocate,
         Self::Silent,
         Self::Slow,
@@ -65,6 +68,7 @@ impl Attack {
         Self::ViewChanges,
         Self::Checkpoints,
         Self::ForgedRequests,
+        Self::Strangers,
     ];
 
     /// What it is called on the command line.
@@ -81,6 +85,7 @@ impl Attack {
             Self::ViewChanges => "view-changes",
             Self::Checkpoints => "checkpoints",
             Self::ForgedRequests => "forged-requests",
+            Self::Strangers => "strangers",
         }
     }
 
@@ -110,7 +115,11 @@ impl Attack {
                 Verdict::Pass
             }
             Self::ViewChanges => two_view_changes(hands, message),
-            Self::Slow | Self::CorruptSignatures | Self::Spam | Self::Checkpoints => Verdict::Pass,
+            Self::Slow
+            | Self::CorruptSignatures
+            | Self::Spam
+            | Self::Checkpoints
+            | Self::Strangers => Verdict::Pass,
         }
     }
 
@@ -125,6 +134,7 @@ impl Attack {
             Self::CorruptSignatures => corrupt_signatures(hands, status),
             Self::Malformed => (0..FLOOD).map(|_| malformed(hands)).collect(),
             Self::Spam => spam(hands, status),
+            Self::Strangers => vec![strangers(hands)],
             // Not at once: what was prepared before makes the two differ.
             Self::ViewChanges if status.decided >= Sequence(20) => {
                 let (epoch, view) = (status.epoch, View(status.view));
@@ -294,6 +304,24 @@ fn spam(hands: &mut Hands, status: &EngineStatus) -> Vec<Said> {
         Message::OwnVotesQuery { token: random },
     ];
     messages.into_iter().map(Said::Message).collect()
+}
+
+/// One request of each of some clients that nobody knows.
+fn strangers(hands: &mut Hands) -> Said {
+    let requests = (0..FLOOD).map(|_| {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&hands.random().to_le_bytes());
+        let key = SecretKey::from_seed(seed);
+        let body = RequestBody::Submit {
+            session: SessionId(1),
+            number: RequestNumber(1),
+            acknowledged: RequestNumber(0),
+            operations: Vec::new(),
+        };
+        let request = Request { client: key.public(), body };
+        Arc::new(SignedRequest::sign(&request, &key, &hands.cluster))
+    });
+    Said::Message(Message::Forward(requests.collect()))
 }
 
 /// What the honest half says, and that nothing was prepared or proven at all.

@@ -189,7 +189,7 @@ fn heard(input: Input<Said>) -> Option<Input<Message>> {
         Input::Read(token) => Input::Read(token),
         Input::Executed(height) => Input::Executed(height),
         Input::Checkpointed(checkpointed) => Input::Checkpointed(checkpointed),
-        Input::Installed(certificate) => Input::Installed(certificate),
+        Input::Installed { certificate, next } => Input::Installed { certificate, next },
         Input::Connected(peer) => Input::Connected(peer),
         Input::Checked { batch, valid } => Input::Checked { batch, valid },
     })

@@ -1,0 +1,112 @@
+//! Whose word on a target is taken.
+//!
+//! A target is believed for its certificate, but a certificate does not say who serves the state. One
+//! liar may hold a newer one than all others, and be silent about the state: whoever named a target that
+//! came to nothing is heard again only when nobody else names one, and what is enough stays as it was.
+
+use crate::types::{ReplicaId, Sequence};
+use conclave_crypto::mark;
+use std::collections::BTreeSet;
+
+/// A peer that did not name a target is asked again after this. Milliseconds.
+const ASK_MS: u64 = 1_000;
+
+/// After so many askings without a target those count again who named one in vain.
+const ROUNDS: u32 = 3;
+
+/// The search for a certified state that peers serve, over any number of targets.
+#[derive(Debug)]
+pub struct TargetSearch {
+    least: Sequence,
+    /// Who was asked and has not answered.
+    asked: BTreeSet<ReplicaId>,
+    asked_ms: u64,
+    rounds: u32,
+    /// Who named the target in use.
+    namer: Option<ReplicaId>,
+    in_vain: BTreeSet<ReplicaId>,
+}
+
+impl TargetSearch {
+    /// For a state at this height or above it.
+    #[must_use]
+    pub fn new(least: Sequence) -> Self {
+        Self {
+            least,
+            asked: BTreeSet::new(),
+            asked_ms: 0,
+            rounds: 0,
+            namer: None,
+            in_vain: BTreeSet::new(),
+        }
+    }
+
+    /// Whether it is time to ask again.
+    #[must_use]
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.asked_ms) >= ASK_MS
+    }
+
+    /// All these are asked now.
+    pub fn ask(&mut self, peers: &[ReplicaId], now_ms: u64) {
+        self.asked = peers.iter().copied().collect();
+        self.asked_ms = now_ms;
+        self.rounds += 1;
+        if self.rounds > ROUNDS {
+            self.in_vain.clear();
+        }
+    }
+
+    /// Whether a target of this height is taken from this peer, if its certificate is good; one
+    /// answer counts for each asking.
+    pub fn takes(&mut self, from: ReplicaId, height: Sequence) -> bool {
+        self.asked.remove(&from) && height >= self.least && !self.in_vain.contains(&from)
+    }
+
+    /// The target of this peer is in use.
+    pub fn took(&mut self, from: ReplicaId) {
+        self.namer = Some(from);
+        self.rounds = 0;
+    }
+
+    /// Nobody serves it.
+    pub fn failed(&mut self) {
+        mark!("a target that nobody serves is held against who named it");
+        self.in_vain.extend(self.namer.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEERS: [ReplicaId; 3] = [ReplicaId(0), ReplicaId(1), ReplicaId(3)];
+
+    #[test]
+    fn who_named_a_target_that_nobody_served_gives_way_to_all_others() {
+        let mut search = TargetSearch::new(Sequence(100));
+        search.ask(&PEERS, 0);
+        assert!(!search.takes(ReplicaId(0), Sequence(99)), "below what is needed");
+        assert!(search.takes(ReplicaId(3), Sequence(300)));
+        search.took(ReplicaId(3));
+        search.failed();
+        search.ask(&PEERS, 1_000);
+        assert!(!search.takes(ReplicaId(3), Sequence(300)), "named in vain");
+        assert!(search.takes(ReplicaId(1), Sequence(100)), "an older one is still enough");
+        assert!(!search.takes(ReplicaId(1), Sequence(100)), "it was asked once");
+    }
+
+    #[test]
+    fn it_is_heard_again_when_nobody_else_names_a_target() {
+        let mut search = TargetSearch::new(Sequence(100));
+        search.took(ReplicaId(3));
+        search.failed();
+        let mut askings = 0;
+        while !search.takes(ReplicaId(3), Sequence(300)) {
+            search.ask(&PEERS, askings * 1_000);
+            askings += 1;
+            assert!(askings < 10);
+        }
+        assert!(askings > 1);
+    }
+}
