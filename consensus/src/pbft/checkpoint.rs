@@ -177,6 +177,7 @@ impl Pbft {
             .take(quorum)
             .map(|(id, vote)| (*id, vote.signature))
             .collect();
+        mark!("a checkpoint becomes stable by the votes of a quorum");
         self.adopt_stable(Arc::new(CheckpointCertificate { checkpoint, signatures }));
     }
 

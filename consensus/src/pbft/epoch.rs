@@ -124,6 +124,7 @@ impl Pbft {
         self.membership = Arc::new(end.next.clone());
         self.keys = keys;
         self.epoch_ends.push(end);
+        mark!("an epoch begins with a reservation of its own");
         self.reset_epoch(last);
         let through = last.plus(RESERVE_AHEAD);
         let reserved = record::Reserved { epoch: self.epoch(), view: View(0), through };

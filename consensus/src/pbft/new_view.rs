@@ -373,6 +373,7 @@ impl Pbft {
 
     /// Nothing but O is proposed in a new view; a backup tells the new primary what it holds.
     pub(super) fn restart_requests(&mut self) {
+        mark!("requests are forwarded to a new primary");
         let leads = self.is_primary();
         self.queue.restart(leads);
         let undecided: Vec<_> = self

@@ -174,6 +174,7 @@ impl Pbft {
         if self.reserved.back().is_some_and(|(reserved, _)| *reserved >= through) {
             return;
         }
+        mark!("a reservation is renewed");
         let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
         self.persist(record::RESERVED, wire::encode(&reserved));
         self.reserved.push_back((through, self.persists));
@@ -218,6 +219,7 @@ impl Pbft {
         };
         match refused {
             Some(reason) => {
+                mark!("a vote outside of epoch, view or window is refused");
                 self.reject(from, reason);
                 false
             }

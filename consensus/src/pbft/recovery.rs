@@ -265,6 +265,7 @@ impl Pbft {
         self.view = changed.max(entered);
         self.active = entered == self.view;
         if let Some(change) = change {
+            mark!("a start finds its VIEW-CHANGE");
             self.changes.newest.insert(self.id(), Arc::new(change));
         }
         let reserved = journal
@@ -278,6 +279,7 @@ impl Pbft {
             self.reserved.push_back((through, 0));
         }
         if let Some(StoredNewView { new_view, changes }) = stored {
+            mark!("a start finds a NEW-VIEW");
             let proposals = &new_view.value().proposals;
             let last = proposals.last().map(|vote| vote.statement.sequence);
             if self.active {

@@ -98,6 +98,7 @@ impl Pbft {
         if mistake!("timeout-never-doubles") {
             return;
         }
+        mark!("an expiry doubles the timeout");
         let longest = self.base_timeout_ms() * TIMEOUT_FACTOR_MAX;
         self.suspicion.timeout_ms = (self.suspicion.timeout_ms * 2).min(longest);
     }

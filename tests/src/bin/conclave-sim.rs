@@ -1,13 +1,16 @@
 //! `conclave-sim`: attacks a simulated cluster, one seed at a time or many.
 
 use clap::{Parser, Subcommand};
-use conclave_tests::sim::adversary;
+use conclave_tests::sim::adversary::{self, catalogue};
+use conclave_tests::sim::check::Violation;
 use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
 use conclave_tests::sim::mistakes::{self, Mistake};
 use conclave_tests::sim::mutants::{self, Searched};
 use conclave_tests::sim::plan::{Attackers, Options, Plan};
 use conclave_tests::sim::run;
 use conclave_tests::sim::scenario;
+use conclave_tests::sim::twins::choice::{Scenario, Space};
+use conclave_tests::sim::twins::{self, hunt::Which};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +58,8 @@ enum Command {
         #[command(flatten)]
         setting: Setting,
     },
+    /// Let correct replicas share keys, and enumerate who is cut off from whom and who leads
+    Twins(Twins),
     /// List the attacks
     Attacks,
     /// Make mistakes in the product, one at a time, and count the seeds until each is caught
@@ -78,6 +83,34 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+}
+
+#[derive(clap::Args)]
+struct Twins {
+    /// How many replicas
+    #[arg(long, default_value_t = 4)]
+    replicas: u16,
+    /// How many rounds
+    #[arg(long, default_value_t = 4)]
+    rounds: usize,
+    /// How many of the replicas have a twin
+    #[arg(long, default_value_t = 1)]
+    twins: u16,
+    /// So many scenarios by chance in place of all
+    #[arg(long, value_name = "COUNT")]
+    sample: Option<u64>,
+    /// What the sample is drawn from
+    #[arg(long, default_value_t = 0, requires = "sample")]
+    seed: u64,
+    /// Threads; all cores by default
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Play this scenario only, as in 4+1:2:6,17s,0
+    #[arg(long, value_name = "ID", conflicts_with_all = ["sample", "replicas", "rounds", "twins"])]
+    scenario: Option<Scenario>,
+    /// Write what happens in the scenario, a line each
+    #[arg(long, value_name = "FILE", requires = "scenario")]
+    trace: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -171,10 +204,9 @@ fn main() -> ExitCode {
             let order = Hunt { from, until, jobs, options, stop_at_first: false };
             hunt_many(&order, &setting)
         }
+        Command::Twins(asked) => run_twins(&asked),
         Command::Attacks => {
-            for attack in adversary::all() {
-                println!("{:<24} {}", attack.name, attack.tries);
-            }
+            list_attacks();
             ExitCode::SUCCESS
         }
         Command::Mutants { only, seeds, jobs } => {
@@ -220,6 +252,18 @@ fn judge(found: &[Searched]) -> ExitCode {
     if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn list_attacks() {
+    for entry in catalogue::CATALOGUE {
+        let of_entry = |attack: &adversary::Attack| entry.attacks.contains(&attack.name);
+        for attack in adversary::all().into_iter().filter(of_entry) {
+            println!("{:>2} {:<24} {}", entry.number, attack.name, attack.tries);
+        }
+        if let Some(place) = entry.elsewhere {
+            println!("{:>2} {:<24} in {place}", entry.number, entry.what);
+        }
+    }
+}
+
 fn play(name: Option<&str>) -> ExitCode {
     let Some(name) = name else {
         for scenario in scenario::ALL {
@@ -247,12 +291,9 @@ fn run_one(seed: u64, setting: &Setting, trace: Option<PathBuf>) -> ExitCode {
         plan.faults.len(),
         if plan.keyed { "keyed hashes" } else { "real signatures" },
     );
-    let writer = match trace.as_ref().map(std::fs::File::create).transpose() {
-        Ok(file) => file.map(|file| Box::new(file) as Box<dyn std::io::Write>),
-        Err(error) => {
-            eprintln!("conclave-sim: the trace cannot be written: {error}");
-            return ExitCode::from(6);
-        }
+    let writer = match writer(trace.as_ref()) {
+        Ok(writer) => writer,
+        Err(code) => return code,
     };
     let outcome = run::traced(seed, &options, writer);
     println!(
@@ -264,7 +305,70 @@ fn run_one(seed: u64, setting: &Setting, trace: Option<PathBuf>) -> ExitCode {
         outcome.answered
     );
     println!("{}", outcome.state);
-    match outcome.violation {
+    verdict(outcome.violation.as_ref())
+}
+
+fn writer(trace: Option<&PathBuf>) -> Result<Option<Box<dyn std::io::Write>>, ExitCode> {
+    match trace.map(std::fs::File::create).transpose() {
+        Ok(file) => Ok(file.map(|file| Box::new(file) as Box<dyn std::io::Write>)),
+        Err(error) => {
+            eprintln!("conclave-sim: the trace cannot be written: {error}");
+            Err(ExitCode::from(6))
+        }
+    }
+}
+
+fn run_twins(asked: &Twins) -> ExitCode {
+    if let Some(scenario) = &asked.scenario {
+        let writer = match writer(asked.trace.as_ref()) {
+            Ok(writer) => writer,
+            Err(code) => return code,
+        };
+        let outcome = twins::play(scenario, writer);
+        println!("trace {:032x}: {} blocks, view {}", outcome.hash, outcome.height, outcome.view);
+        return verdict(outcome.violation.as_ref());
+    }
+    let space = match Space::new(asked.replicas, asked.twins, asked.rounds) {
+        Ok(space) => space,
+        Err(expected) => {
+            eprintln!("conclave-sim: {expected}");
+            return ExitCode::from(2);
+        }
+    };
+    let which = asked.sample.map_or(Which::All, |count| Which::Sample { count, seed: asked.seed });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (begun, bar) = (std::time::Instant::now(), ProgressBar::new(0));
+    let found = twins::hunt::hunt(&space, which, asked.jobs.unwrap_or(cores), &|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let elapsed = begun.elapsed().as_secs_f64();
+    println!(
+        "{} scenarios in {elapsed:.1} s, {:.0}/s; {} run twice; {} blocks, views up to {}",
+        found.run,
+        found.run as f64 / elapsed,
+        found.repeated,
+        found.blocks,
+        found.view
+    );
+    if asked.sample.is_none() {
+        println!(
+            "of {} there are: {} left out without a quorum on any side or as led by the next replica, \
+             {} the same with twins renamed",
+            space.all(),
+            space.all() - u128::from(space.listed()),
+            found.renamed
+        );
+    }
+    for (scenario, violation) in &found.findings {
+        println!("{violation}\n  conclave-sim twins --scenario {scenario}");
+    }
+    verdict(found.findings.first().map(|(_, violation)| violation))
+}
+
+fn verdict(violation: Option<&Violation>) -> ExitCode {
+    match violation {
         None => {
             println!("every property held");
             ExitCode::SUCCESS

@@ -7,72 +7,85 @@ use std::collections::BTreeMap;
 pub struct Mark {
     /// Its name.
     pub name: &'static str,
+    /// Which group of the protocol's rules it shows at work.
+    pub rule: &'static str,
     /// Whether the suite fails when no seed of it reaches this.
     pub required: bool,
 }
 
 /// All marks, as a test compares them with the sources.
 pub const MARKS: &[Mark] = &[
-    required("NEW-VIEW built"),
-    required("NEW-VIEW waits for a batch that O names"),
-    rare("O of NEW-VIEW does not follow from V"),
-    rare("V of NEW-VIEW is of another view"),
-    required("a VIEW-CHANGE that NEW-VIEW names is fetched"),
-    required("a batch is fetched by its digest"),
-    required("a block that differs is set aside"),
-    rare("a certificate proves a rollback"),
-    rare("a change that was executed is handed over again"),
-    required("a change ends the epoch"),
-    required("a gap is filled with a null batch"),
-    required("a journaled decision is handed over again"),
-    required("a laggard is supplied from the ledger"),
-    required("a message of a later view was kept for it"),
-    rare("a peer is blamed for a chunk"),
-    rare("a primary is found slow"),
-    required("a quorum knows of no forgotten vote"),
-    required("a quorum suspects because requests are overdue"),
-    required("a request below the fence is stale"),
-    required("a request is executed a second time and answered as a duplicate"),
-    required("a stable checkpoint is taken from a peer"),
-    required("a start abstains at the next sequence"),
-    required("a start finds a reservation"),
-    rare("a swap of state that was cut off goes on"),
-    required("a view change during a view change"),
-    required("a view is entered without an own VIEW-CHANGE"),
-    required("an OpenSession with a wrong count is refused"),
-    required("an epoch begins by the own nonce"),
-    required("an equal subtree is skipped"),
-    rare("blocks that differ were being set aside at the start"),
-    required("certified state was installed"),
-    required("decided batches are asked for"),
-    required("execution refuses a Rejoin"),
-    required("f+1 SUSPECTs are joined"),
-    required("f+1 VIEW-CHANGEs above the own view are joined"),
-    rare("no peer serves the target any more"),
-    required("one number with two bodies"),
-    required("state transfer is asked for"),
-    rare("the buffer of later views is full"),
-    required("the end of an epoch is taken from a peer"),
-    rare("the journal is older than the ledger"),
-    required("the journal is proven rolled back"),
-    required("the ledger differs from a stable checkpoint"),
-    rare("the session idle longest is closed for a new one"),
-    required("the timer of a view change expires"),
-    required("timeouts are normal again"),
-    rare("two CHECKPOINTs for one height"),
-    rare("two NEW-VIEWs for one view"),
-    rare("two VIEW-CHANGEs for one view"),
-    rare("two certificates of one view for one slot"),
-    required("two votes for one slot"),
+    required("NEW-VIEW built", "View change"),
+    required("NEW-VIEW waits for a batch that O names", "View change"),
+    rare("O of NEW-VIEW does not follow from V", "View change"),
+    rare("V of NEW-VIEW is of another view", "View change"),
+    required("a VIEW-CHANGE that NEW-VIEW names is fetched", "View change"),
+    required("a batch is fetched by its digest", "Normal case"),
+    required("a block that differs is set aside", "Checkpoints"),
+    rare("a certificate proves a rollback", "Durable before what"),
+    rare("a change that was executed is handed over again", "Epochs and Rejoin"),
+    required("a change ends the epoch", "Epochs and Rejoin"),
+    required("a gap is filled with a null batch", "View change"),
+    required("a journaled decision is handed over again", "Durable before what"),
+    required("a laggard is supplied from the ledger", "Catching up"),
+    required("a message of a later view was kept for it", "Normal case"),
+    rare("a peer is blamed for a chunk", "Catching up"),
+    rare("a primary is found slow", "Suspicion"),
+    required("a quorum knows of no forgotten vote", "Durable before what"),
+    required("a quorum suspects because requests are overdue", "Suspicion"),
+    required("a request below the fence is stale", "Clients: exactly once"),
+    required(
+        "a request is executed a second time and answered as a duplicate",
+        "Clients: exactly once",
+    ),
+    required("a stable checkpoint is taken from a peer", "Checkpoints"),
+    required("a start abstains at the next sequence", "Suspicion"),
+    required("a start finds a reservation", "Durable before what"),
+    rare("a swap of state that was cut off goes on", "Durable before what"),
+    required("a view change during a view change", "View change"),
+    required("a view is entered without an own VIEW-CHANGE", "View change"),
+    required("an OpenSession with a wrong count is refused", "Clients: exactly once"),
+    required("an epoch begins by the own nonce", "Epochs and Rejoin"),
+    required("an equal subtree is skipped", "Catching up"),
+    rare("blocks that differ were being set aside at the start", "Checkpoints"),
+    required("certified state was installed", "Catching up"),
+    required("decided batches are asked for", "Catching up"),
+    required("execution refuses a Rejoin", "Epochs and Rejoin"),
+    required("f+1 SUSPECTs are joined", "Suspicion"),
+    required("f+1 VIEW-CHANGEs above the own view are joined", "View change"),
+    rare("no peer serves the target any more", "Catching up"),
+    required("one number with two bodies", "Clients: exactly once"),
+    required("state transfer is asked for", "Catching up"),
+    rare("the buffer of later views is full", "Normal case"),
+    required("the end of an epoch is taken from a peer", "Epochs and Rejoin"),
+    rare("the journal is older than the ledger", "Durable before what"),
+    required("the journal is proven rolled back", "Durable before what"),
+    required("the ledger differs from a stable checkpoint", "Checkpoints"),
+    rare("the session idle longest is closed for a new one", "Clients: exactly once"),
+    required("the timer of a view change expires", "View change"),
+    required("timeouts are normal again", "Suspicion"),
+    rare("two CHECKPOINTs for one height", "Checkpoints"),
+    rare("two NEW-VIEWs for one view", "View change"),
+    rare("two VIEW-CHANGEs for one view", "View change"),
+    rare("two certificates of one view for one slot", "View change"),
+    required("two votes for one slot", "Normal case"),
+    required("a reservation is renewed", "Durable before what"),
+    required("a vote outside of epoch, view or window is refused", "Normal case"),
+    required("an expiry doubles the timeout", "View change"),
+    required("a checkpoint becomes stable by the votes of a quorum", "Checkpoints"),
+    required("a start finds its VIEW-CHANGE", "Durable before what"),
+    required("a start finds a NEW-VIEW", "Durable before what"),
+    required("requests are forwarded to a new primary", "Suspicion"),
+    required("an epoch begins with a reservation of its own", "Durable before what"),
 ];
 
-const fn required(name: &'static str) -> Mark {
-    Mark { name, required: true }
+const fn required(name: &'static str, rule: &'static str) -> Mark {
+    Mark { name, rule, required: true }
 }
 
 /// Reached by few seeds, or only by attacks that a suite may leave out.
-const fn rare(name: &'static str) -> Mark {
-    Mark { name, required: false }
+const fn rare(name: &'static str, rule: &'static str) -> Mark {
+    Mark { name, rule, required: false }
 }
 
 /// How often each mark was reached.
@@ -99,6 +112,12 @@ impl Coverage {
     #[must_use]
     pub fn missing(&self) -> Vec<Mark> {
         MARKS.iter().filter(|mark| !self.reached.contains_key(mark.name)).copied().collect()
+    }
+
+    /// Marks that no run reached though a suite has to.
+    #[must_use]
+    pub fn required_missing(&self) -> Vec<&'static str> {
+        self.missing().iter().filter(|mark| mark.required).map(|mark| mark.name).collect()
     }
 }
 
@@ -127,6 +146,17 @@ pub(super) fn names_below(
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_is_required_is_missing_until_it_is_reached_and_what_is_rare_never_is() {
+        let mut coverage = Coverage::default();
+        let required = MARKS.iter().filter(|mark| mark.required);
+        let names: Vec<&str> = required.map(|mark| mark.name).collect();
+        assert_eq!(coverage.required_missing(), names);
+        coverage.add(&names[1..].iter().map(|name| (*name, 1)).collect());
+        assert_eq!(coverage.required_missing(), names[..1]);
+        assert!(coverage.missing().len() > 1);
+    }
 
     #[test]
     fn the_list_names_every_mark_of_the_product_and_no_other() {

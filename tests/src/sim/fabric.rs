@@ -249,6 +249,12 @@ impl Fabric {
         self.queue.push(Scheduled { at: self.now + after, order: self.order, event });
     }
 
+    /// When the next event is due.
+    #[must_use]
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.peek().map(|next| next.at)
+    }
+
     /// The next event; time moves on to it.
     pub fn next_event(&mut self) -> Option<Event> {
         let Scheduled { at, order, event } = self.queue.pop()?;
@@ -343,7 +349,12 @@ mod tests {
 
     fn fabric() -> Fabric {
         let genesis = Arc::new(keys::genesis(4, 1, Default::default()));
-        Fabric::new(genesis, 1, Random::new(1), Checks::none())
+        Fabric::new(
+            genesis,
+            1,
+            Random::new(1),
+            Checks::none(crate::sim::check::testing::cast(4, &[])),
+        )
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
 //! | [`mistakes`]  | what can be made wrong in the product on purpose; [`mutants`] sees to it that each is caught |
 //! | [`scenario`]  | the worked problems of the field, as diagrams                                      |
+//! | [`twins`]     | two correct replicas with one key, partitions and leaders enumerated                |
 //! | [`run`]       | one seed from beginning to end; [`hunt`] many                                      |
 
 #![allow(
@@ -48,6 +49,7 @@ pub mod scenario;
 pub mod signatures;
 pub mod trace;
 mod transfer;
+pub mod twins;
 pub mod world;
 
 pub use crate::history;

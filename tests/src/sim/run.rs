@@ -71,6 +71,15 @@ pub fn traced(seed: u64, options: &Options, trace: Option<Box<dyn Write>>) -> Ou
     })
 }
 
+/// Does something whose panic is a finding.
+pub(super) fn quietly<R>(act: impl FnOnce() -> R) -> Result<R, Violation> {
+    catch_panics();
+    QUIET.set(true);
+    let done = catch_unwind(AssertUnwindSafe(act));
+    QUIET.set(false);
+    done.map_err(|_| panicked(0))
+}
+
 fn panicked(at: u64) -> Violation {
     let what = PANIC.take().unwrap_or_else(|| "a panic without words".to_owned());
     Violation { property: "nothing panics", what, at }

@@ -54,6 +54,14 @@ impl Trace {
         }
     }
 
+    /// Lines written so far reach the writer.
+    pub fn flush(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            // As above.
+            let _ = lines.flush();
+        }
+    }
+
     /// The hash of everything so far.
     #[must_use]
     pub fn hash(&self) -> u128 {

@@ -8,15 +8,19 @@
 //! Adversaries combine: several minds may share a replica, and each sees what the one before it leaves over. A
 //! [`Hostile`] is a client with a registered key and no manners.
 //!
-//! To add one: a file here that says in its first lines what it tries and what stops it, and an entry in [`all`].
+//! To add one: a file here that says in its first lines what it tries and what stops it, an entry in [`all`], and one in
+//! [`catalogue`].
 
 mod amnesiac;
+mod asymmetric_partitioner;
 mod attested_checkpoint;
 mod body_hoarder;
+pub mod catalogue;
 mod censor;
 mod checkpoint_liar;
 mod checkpoint_withholder;
 mod clock_liar;
+mod colluders;
 mod dying;
 mod epoch_liar;
 mod equivocating_primary;
@@ -28,11 +32,13 @@ mod fork;
 mod hostile;
 mod hostile_sessions;
 mod kept_view_change;
+mod key_grinder;
 mod lone_suspect;
 mod malformed;
 mod mutator;
 mod new_view_liar;
 pub mod receipt_tamperer;
+mod reconfigurer;
 mod replayer;
 mod reply_liar;
 mod selective_sender;
@@ -105,6 +111,10 @@ pub fn all() -> Vec<Attack> {
         epoch_liar::attack(),
         serial_rejoiner::attack(),
         forged_batch::attack(),
+        asymmetric_partitioner::attack(),
+        reconfigurer::attack(),
+        colluders::attack(),
+        key_grinder::attack(),
     ];
     attacks.extend(hostile::attacks());
     attacks.extend(hostile_sessions::attacks());

@@ -217,11 +217,10 @@ impl Checks {
         Self { cast, checks, violation: None }
     }
 
-    /// No property, for tests of what lies below.
-    #[cfg(test)]
+    /// No property.
     #[must_use]
-    pub fn none() -> Self {
-        Self { cast: testing::cast(4, &[]), checks: Vec::new(), violation: None }
+    pub fn none(cast: Cast) -> Self {
+        Self { cast, checks: Vec::new(), violation: None }
     }
 
     /// Who is who.
