@@ -62,7 +62,7 @@ impl Worker {
                         self.fetch = Fetch::Asking(search, Some(sync));
                         self.ask();
                     }
-                    other => self.fetch = other,
+                    other @ (Fetch::Idle | Fetch::Asking(..)) => self.fetch = other,
                 },
                 SyncAction::Complete => self.complete()?,
             }
