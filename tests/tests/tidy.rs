@@ -12,9 +12,10 @@ const FILE_LINES_MAX: usize = 800;
 /// Lines of a function.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Lines of a part of the tree, tests not counted: what each part may grow to before somebody has to look at it as a
-/// whole. PBFT's figure covers epochs, Rejoin, catching up and evidence beside the paper's sections.
+/// whole. PBFT's figure covers epochs, Rejoin, catching up, evidence and the guards of seeded mistakes beside the paper's
+/// sections.
 const PART_LINES_MAX: [(&str, usize); 3] = [
-    ("consensus/src/pbft", 5_600),
+    ("consensus/src/pbft", 5_800),
     ("consensus/src/raft", 2_000),
     ("consensus/src/replica.rs", 400),
 ];

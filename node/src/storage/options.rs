@@ -18,7 +18,7 @@ const BLOB_BYTES_MIN: u64 = 1 << 10;
 /// One table file: small, so that one compaction does not hold up the next for long. Bytes.
 const TABLE_FILE_BYTES: u64 = 16 << 20;
 /// Flushed files that one compaction merges into the level below. It rewrites that level, and so the fewer of them the
-/// better; filters make the files between them cheap to read.
+/// better; filters make the files between them cheap to read. In the journal a compaction mostly drops what was truncated.
 const LEVEL_ZERO_FILES: i32 = 8;
 /// Open files per instance; the default keeps every table file open for ever.
 const OPEN_FILES_MAX: i32 = 256;
@@ -142,7 +142,9 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
     blocks.set_optimize_filters_for_memory(true);
     options.set_block_based_table_factory(&blocks);
     options.set_compression_per_level(&compression(table));
-    options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+    if table != Some(Table::Journal) {
+        options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+    }
     options.set_target_file_size_base(TABLE_FILE_BYTES);
     options.set_write_buffer_size(match table {
         Some(Table::Journal) => JOURNAL_BUFFER_BYTES,
@@ -175,6 +177,7 @@ fn compression(table: Option<Table>) -> [DBCompressionType; 7] {
     use DBCompressionType::{Lz4, None as Plain};
     match table {
         Some(Table::Trie | Table::Dirty) => [Plain; 7],
+        Some(Table::Journal) => [Lz4; 7],
         _ => [Plain, Plain, Lz4, Lz4, Lz4, Lz4, Lz4],
     }
 }
