@@ -77,6 +77,11 @@ pub const MARKS: &[Mark] = &[
     required("a start finds a NEW-VIEW", "Durable before what"),
     required("requests are forwarded to a new primary", "Suspicion"),
     required("an epoch begins with a reservation of its own", "Durable before what"),
+    rare("a stable checkpoint proves a rollback", "Durable before what"),
+    rare("an own NEW-VIEW proves a rollback", "Durable before what"),
+    rare("an own VIEW-CHANGE proves a rollback", "Durable before what"),
+    rare("a target that nobody serves is held against who named it", "Catching up"),
+    rare("the installed state ends the epoch or is beyond it", "Epochs and Rejoin"),
 ];
 
 const fn required(name: &'static str, rule: &'static str) -> Mark {
