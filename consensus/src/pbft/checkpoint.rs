@@ -18,7 +18,7 @@ use conclave_crypto::{mark, mistake};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Certificates that wait for the own ledger to reach their height; the newest are kept.
+/// Certificates that wait for the own ledger to reach their height: the lowest, which it reaches next, and the newest.
 const AWAITING_MAX: usize = 8;
 /// A block that is no checkpoint is followed by a marked one after so much idleness.
 const IDLE_MS: u64 = 1_000;
@@ -82,6 +82,17 @@ impl Checkpoints {
             self.newest.insert(member, vote.clone());
         }
         self.votes.entry(height).or_default().insert(member, vote);
+    }
+
+    /// Were the lowest dropped, a ledger that stays so many checkpoints behind would never meet one that waits for it,
+    /// and the journal would grow for as long.
+    fn await_own(&mut self, certificate: Arc<CheckpointCertificate>) {
+        self.awaiting.insert(certificate.checkpoint.height, certificate);
+        if self.awaiting.len() > AWAITING_MAX
+            && let Some(second) = self.awaiting.keys().rev().nth(1).copied()
+        {
+            self.awaiting.remove(&second);
+        }
     }
 
     pub(super) fn start_epoch(&mut self) {
@@ -234,10 +245,7 @@ impl Pbft {
     }
 
     pub(super) fn await_own(&mut self, certificate: Arc<CheckpointCertificate>) {
-        self.checkpoints.awaiting.insert(certificate.checkpoint.height, certificate);
-        if self.checkpoints.awaiting.len() > AWAITING_MAX {
-            self.checkpoints.awaiting.pop_first();
-        }
+        self.checkpoints.await_own(certificate);
     }
 
     /// Compares certificates with the own ledger where both exist.
@@ -339,5 +347,24 @@ impl Pbft {
             .iter()
             .find(|end| height <= end.header.height)
             .map_or(self.epoch(), |end| end.header.epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_crypto::digest::Digest;
+
+    #[test]
+    fn a_ledger_far_behind_finds_the_certificates_that_it_reaches_next_and_the_newest() {
+        let mut checkpoints = Checkpoints::default();
+        for height in (4..=400).step_by(4).map(Sequence) {
+            let (header, state_root) = (Digest::ZERO, Digest::ZERO);
+            let checkpoint = Checkpoint { epoch: Epoch(0), height, header, state_root };
+            let certificate = CheckpointCertificate { checkpoint, signatures: Vec::new() };
+            checkpoints.await_own(Arc::new(certificate));
+        }
+        let kept: Vec<u64> = checkpoints.awaiting.keys().map(|height| height.0).collect();
+        assert_eq!(kept, [4, 8, 12, 16, 20, 24, 28, 400]);
     }
 }
