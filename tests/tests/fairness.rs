@@ -124,7 +124,7 @@ fn look_ups_of_one_client_hold_up_nobody() {
     let load = Workload::start(cluster.client_home(0), "look-ups", 8);
     load.wait_for_more(50);
     let start = Instant::now();
-    let (replies, refused) = block_on(async {
+    block_on(async {
         let mut asker = Asker::connect(&cluster).await;
         let body = RequestBody::OpenSession { opened: 0, close: None, nonce: [7; 16] };
         let request = Request { client: asker.key.public(), body };
@@ -134,7 +134,8 @@ fn look_ups_of_one_client_hold_up_nobody() {
         assert!(matches!(asker.answer().await, NodeFrame::Replies(_)), "it is executed");
         asker.ask((0..LOOK_UPS).map(|_| submit(true))).await;
         let (mut replies, mut refused) = (0, 0);
-        while replies + refused < LOOK_UPS_READ {
+        // What the replica has no room for is refused at once, so that the first answers may all be that.
+        while replies == 0 || replies + refused < LOOK_UPS_READ {
             match asker.answer().await {
                 NodeFrame::Replies(_) => replies += 1,
                 NodeFrame::Busy { .. } => refused += 1,
@@ -142,9 +143,7 @@ fn look_ups_of_one_client_hold_up_nobody() {
             }
         }
         asker.stranger.leave().await;
-        (replies, refused)
     });
-    assert!(replies > 0, "{refused} refused and none looked up");
     load.wait_for_more(50);
     let pause = load.finish().longest_pause_from(start);
     assert!(pause < PATIENCE, "nothing was acknowledged for {pause:?}");
