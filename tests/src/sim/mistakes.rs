@@ -73,6 +73,12 @@ pub struct Mistake {
     pub shapes: &'static [Shape],
 }
 
+/// Mistakes that no seed of the suite catches yet; it requires all others to be caught. The first needs certificates of
+/// two views for one slot, of which the older reaches a NEW-VIEW alone; the second a replica that loses its disks again
+/// around its own Rejoin; the third a liar that is asked for the state before anybody honest.
+pub const AT_LARGE: &[&str] =
+    &["lower-view-certificate-preferred", "rejoin-nonce-ignored", "target-from-a-claim"];
+
 /// A run of the seed.
 const SEED: Shape =
     Shape { attack: Who::Random, calm: false, hasty: false, story: false, replicas: None };
@@ -333,7 +339,8 @@ pub const ALL: &[Mistake] = &[
     mistake(
         "stable-checkpoint-unchecked",
         "proofs of stable checkpoints are believed",
-        &["certificates are a quorum's", "liveness"],
+        // Whoever believes a forged proof finds in it a CHECKPOINT of its own that it never signed.
+        &["certificates are a quorum's", "liveness", "accountability"],
         &[with("checkpoint-liar"), with("view-change-liar"), with("attested-checkpoint")],
     ),
     mistake(
