@@ -205,6 +205,8 @@ impl Pbft {
             let end = journal.read::<EpochEnd>(slot)?;
             if let Some(end) = end.filter(|it| it.header.epoch == self.epoch()) {
                 self.follow(end)?;
+                // The ledger had been told, and lost it with its unsynced writes; it may be told of later ends.
+                self.out.extend(self.epoch_ends.last().cloned().map(Effect::EpochEnded));
             }
         }
         if self.epoch() < newest {
