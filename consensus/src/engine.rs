@@ -14,6 +14,7 @@ use crate::types::{ClientId, Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
 use conclave_crypto::mistake;
+use conclave_crypto::strict::{Claim, verify_each};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -292,7 +293,7 @@ impl Horizon {
     /// Does what [`Effect::Check`] asks for; costs a signature for each request not seen before.
     #[must_use]
     pub fn check(&self, batch: &Batch) -> bool {
-        batch.requests.iter().all(|it| self.verifier.verify(it, &self.cluster).is_ok())
+        self.verifier.verify_all(&batch.requests, &self.cluster)
     }
 }
 
@@ -334,6 +335,9 @@ impl Default for Verifier {
     }
 }
 
+/// Requests whose signatures are checked together.
+const TOGETHER_MAX: usize = 64;
+
 impl Verifier {
     /// Verifies a request once; the same bytes with the same signature are not verified again.
     ///
@@ -344,26 +348,84 @@ impl Verifier {
         request: &SignedRequest,
         cluster: &Digest,
     ) -> Result<(), crate::message::RequestError> {
-        let name = conclave_crypto::digest::digest(
-            "verified",
-            &[request.digest().as_bytes(), request.signature().as_bytes()],
-        );
-        {
-            let seen = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if seen.current.contains(&name) || seen.previous.contains(&name) {
-                return Ok(());
-            }
+        let name = verified_name(request);
+        if self.seen().contains(&name) {
+            return Ok(());
         }
         if !mistake!("request-signature-unchecked") {
             request.verify(&self.clients, cluster)?;
         }
-        let mut seen = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if seen.current.len() >= VERIFIED_MAX {
-            seen.previous = std::mem::take(&mut seen.current);
-        }
-        seen.current.insert(name);
+        self.seen().insert(name);
         Ok(())
     }
+
+    /// As [`Self::verify`], for many at once, which costs a sixth less. An answer for each.
+    #[must_use]
+    pub fn verify_each(&self, requests: &[&SignedRequest], cluster: &Digest) -> Vec<bool> {
+        if requests.len() == 1 || mistake!("request-signature-unchecked") {
+            return requests.iter().map(|it| self.verify(it, cluster).is_ok()).collect();
+        }
+        let names: Vec<Digest> = requests.iter().map(|request| verified_name(request)).collect();
+        let mut valid: Vec<bool> = {
+            let seen = self.seen();
+            names.iter().map(|name| seen.contains(name)).collect()
+        };
+        let mut places = Vec::new();
+        let mut keys = Vec::new();
+        for (place, request) in requests.iter().enumerate() {
+            if !valid[place]
+                && let Ok(key) = self.clients.get(&request.key().client)
+            {
+                places.push(place);
+                keys.push((key, request.covered(cluster), request.signature()));
+            }
+        }
+        let claims: Vec<Claim<'_>> = keys
+            .iter()
+            .map(|(key, message, signature)| Claim { key: *key, message, signature: *signature })
+            .collect();
+        let answers = verify_each(&claims);
+        let mut seen = self.seen();
+        for (place, _) in places.into_iter().zip(answers).filter(|(_, answer)| *answer) {
+            valid[place] = true;
+            seen.insert(names[place]);
+        }
+        valid
+    }
+
+    /// Whether all are signed; stops soon after the first that is not.
+    #[must_use]
+    pub fn verify_all(&self, requests: &[Arc<SignedRequest>], cluster: &Digest) -> bool {
+        requests.chunks(TOGETHER_MAX).all(|some| {
+            let some: Vec<&SignedRequest> = some.iter().map(|request| &**request).collect();
+            self.verify_each(&some, cluster).into_iter().all(|valid| valid)
+        })
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn contains(&self, name: &Digest) -> bool {
+        self.current.contains(name) || self.previous.contains(name)
+    }
+
+    fn insert(&mut self, name: Digest) {
+        if self.current.len() >= VERIFIED_MAX {
+            self.previous = std::mem::take(&mut self.current);
+        }
+        self.current.insert(name);
+    }
+}
+
+/// By the bytes and the signature over them: another signature is another question.
+fn verified_name(request: &SignedRequest) -> Digest {
+    conclave_crypto::digest::digest(
+        "verified",
+        &[request.digest().as_bytes(), request.signature().as_bytes()],
+    )
 }
 
 /// What a replica is doing, for people and metrics.

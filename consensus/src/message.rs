@@ -184,8 +184,13 @@ impl SignedRequest {
         cluster: &Digest,
     ) -> Result<(), RequestError> {
         let key = keys.get(&self.key.client).map_err(|_| RequestError::Signature)?;
-        key.verify(&signing_bytes(cluster, 0, kind::REQUEST, &self.bytes), &self.signature)
-            .map_err(|_| RequestError::Signature)
+        key.verify(&self.covered(cluster), &self.signature).map_err(|_| RequestError::Signature)
+    }
+
+    /// What its signature covers.
+    #[must_use]
+    pub fn covered(&self, cluster: &Digest) -> Vec<u8> {
+        signing_bytes(cluster, 0, kind::REQUEST, &self.bytes)
     }
 
     /// What names this request.

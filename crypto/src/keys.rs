@@ -123,8 +123,15 @@ impl VerifyingKey {
         if let Some(valid) = crate::simulation::verify(&self.public(), message, signature) {
             return valid.then_some(()).ok_or(SignatureError);
         }
-        let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
-        self.0.verify_strict(message, &signature).map_err(|_| SignatureError)
+        if crate::strict::verify(&self.0, message, signature) {
+            Ok(())
+        } else {
+            Err(SignatureError)
+        }
+    }
+
+    pub(crate) fn dalek(&self) -> &ed25519_dalek::VerifyingKey {
+        &self.0
     }
 }
 

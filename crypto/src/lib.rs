@@ -23,7 +23,8 @@
 //! Replicas that disagree about whether one signature is valid disagree about whether a certificate is, and that
 //! splits a cluster. Ed25519 has several rules of verification in the field (Chalkias, Garillot and Nikolaenko,
 //! "Taming the many EdDSAs", 2020). This crate knows exactly one: strict, cofactorless, canonical encodings only,
-//! points of small order refused both as key and as `R`. Batch verification follows another rule and is not offered.
+//! points of small order refused both as key and as `R` ([`strict`]). Batch verification follows another rule and is
+//! not offered.
 //!
 //! # Encodings
 //!
@@ -44,6 +45,7 @@ pub mod merkle;
 mod pem;
 pub mod signature;
 pub mod simulation;
+pub mod strict;
 pub mod tls;
 pub mod transport_limits;
 

@@ -88,6 +88,11 @@ mod simulated {
         KEYED.set(keyed);
     }
 
+    /// Whether this thread's signatures are keyed hashes.
+    pub(crate) fn simulates_signatures() -> bool {
+        KEYED.get()
+    }
+
     /// Signatures that this thread checked since the last call.
     #[must_use]
     pub fn take_verifications() -> u64 {

@@ -4,6 +4,7 @@
 //! Where dalek's lenient verification accepts a case, the test says so: it shows that the case has teeth.
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test that fails")]
 
+use conclave_crypto::strict::{Claim, verify_each};
 use conclave_crypto::{KeyCache, KeyError, PublicKey, Signature, SignatureError, VerifyingKey};
 use curve25519_dalek::constants::EIGHT_TORSION;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
@@ -51,6 +52,25 @@ fn lenient(a: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
     key.verify(message, &ed25519_dalek::Signature::from_bytes(signature.as_bytes())).is_ok()
 }
 
+/// This crate's answer, which is that of dalek's own strict verification, alone and among others.
+fn judge(a: &[u8; 32], message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+    let (key, good) = (key_of(a), conclave_crypto::SecretKey::from_seed([3; 32]));
+    let answer = key.verify(message, signature);
+    let dalek = ed25519_dalek::VerifyingKey::from_bytes(a).unwrap();
+    let strict =
+        dalek.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature.as_bytes()));
+    assert_eq!(answer.is_ok(), strict.is_ok(), "{key:?} {signature:?}");
+    let (other, beside) = (good.verifying(), good.sign(b"beside"));
+    let claims = [
+        Claim { key: other, message: b"beside", signature: beside },
+        Claim { key, message, signature: *signature },
+        Claim { key: other, message: b"besides", signature: beside },
+    ];
+    assert_eq!(verify_each(&claims), [true, answer.is_ok(), false], "{key:?} {signature:?}");
+    assert_eq!(verify_each(&claims[1..2]), [answer.is_ok()]);
+    answer
+}
+
 /// Messages to choose from until the challenge has the wanted remainder modulo 8.
 fn messages() -> impl Iterator<Item = [u8; 4]> {
     (0_u32..1_000).map(u32::to_le_bytes)
@@ -61,7 +81,7 @@ fn the_honest_equation_is_accepted() {
     let (a, r) =
         (encode(EdwardsPoint::mul_base(&secret())), encode(EdwardsPoint::mul_base(&nonce())));
     let s = nonce() + challenge(&r, &a, b"honest") * secret();
-    assert_eq!(key_of(&a).verify(b"honest", &signature(&r, s.as_bytes())), Ok(()));
+    assert_eq!(judge(&a, b"honest", &signature(&r, s.as_bytes())), Ok(()));
 }
 
 #[test]
@@ -149,7 +169,7 @@ fn an_r_of_small_order_is_refused_where_lenient_verification_accepts_it() {
     let s = challenge(&r, &a, b"small R") * secret();
     let forged = signature(&r, s.as_bytes());
     assert!(lenient(&a, b"small R", &forged));
-    assert_eq!(key_of(&a).verify(b"small R", &forged), Err(SignatureError));
+    assert_eq!(judge(&a, b"small R", &forged), Err(SignatureError));
 }
 
 #[test]
@@ -165,7 +185,7 @@ fn no_r_of_small_order_is_accepted_in_any_encoding() {
     }
     for r in encodings {
         let s = challenge(&r, &a, b"M") * secret();
-        assert_eq!(key_of(&a).verify(b"M", &signature(&r, s.as_bytes())), Err(SignatureError));
+        assert_eq!(judge(&a, b"M", &signature(&r, s.as_bytes())), Err(SignatureError));
     }
 }
 
@@ -174,7 +194,7 @@ fn an_s_that_is_not_reduced_is_refused() {
     let (a, r) =
         (encode(EdwardsPoint::mul_base(&secret())), encode(EdwardsPoint::mul_base(&nonce())));
     let s = nonce() + challenge(&r, &a, b"M") * secret();
-    assert_eq!(key_of(&a).verify(b"M", &signature(&r, s.as_bytes())), Ok(()));
+    assert_eq!(judge(&a, b"M", &signature(&r, s.as_bytes())), Ok(()));
     // S + L, S + 2L and so on satisfy the same equation, as long as they fit.
     let mut sum = *s.as_bytes();
     for multiple in 1..=14 {
@@ -186,11 +206,7 @@ fn an_s_that_is_not_reduced_is_refused() {
         }
         assert_eq!(carry, 0);
         assert_eq!(Scalar::from_bytes_mod_order(sum), s, "the same scalar");
-        assert_eq!(
-            key_of(&a).verify(b"M", &signature(&r, &sum)),
-            Err(SignatureError),
-            "S + {multiple}·L"
-        );
+        assert_eq!(judge(&a, b"M", &signature(&r, &sum)), Err(SignatureError), "S + {multiple}·L");
     }
 }
 
@@ -201,7 +217,7 @@ fn a_torsion_component_in_r_is_refused_although_the_cofactored_equation_holds() 
         let r = encode(EdwardsPoint::mul_base(&nonce()) + torsion);
         let s = nonce() + challenge(&r, &a, b"mixed R") * secret();
         let forged = signature(&r, s.as_bytes());
-        assert_eq!(key_of(&a).verify(b"mixed R", &forged), Err(SignatureError));
+        assert_eq!(judge(&a, b"mixed R", &forged), Err(SignatureError));
     }
 }
 
@@ -226,7 +242,7 @@ fn a_torsion_component_in_the_key_is_decided_by_the_cofactorless_equation_alone(
             }
         };
         let s = nonce() + k * secret();
-        assert_eq!(key_of(&a).verify(&message, &signature(&r, s.as_bytes())), expected);
+        assert_eq!(judge(&a, &message, &signature(&r, s.as_bytes())), expected);
     }
     assert!(valid > 50 && invalid > 500, "both cases occur: {valid} and {invalid}");
 }
@@ -234,5 +250,24 @@ fn a_torsion_component_in_the_key_is_decided_by_the_cofactorless_equation_alone(
 #[test]
 fn a_signature_of_zeros_is_refused() {
     let a = encode(EdwardsPoint::mul_base(&secret()));
-    assert_eq!(key_of(&a).verify(b"", &Signature::from_bytes([0; 64])), Err(SignatureError));
+    assert_eq!(judge(&a, b"", &Signature::from_bytes([0; 64])), Err(SignatureError));
+}
+
+#[test]
+fn any_bit_that_differs_is_refused_alone_and_among_others() {
+    let key = conclave_crypto::SecretKey::from_seed([9; 32]);
+    let a = *key.public().as_bytes();
+    let good = key.sign(b"every bit counts");
+    assert_eq!(judge(&a, b"every bit counts", &good), Ok(()));
+    for bit in 0..512 {
+        let mut bytes = *good.as_bytes();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let changed = Signature::from_bytes(bytes);
+        assert_eq!(judge(&a, b"every bit counts", &changed), Err(SignatureError), "bit {bit}");
+    }
+}
+
+#[test]
+fn no_claims_have_no_answers() {
+    assert!(verify_each(&[]).is_empty());
 }

@@ -267,10 +267,11 @@ impl Decoder<'_> {
     fn requests(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {
         self.request_sizes(requests)?;
         let Horizon { verifier, cluster, .. } = self.horizon;
-        for request in requests {
-            verifier.verify(request, cluster).map_err(|_| Reject::Signature("request"))?;
+        if verifier.verify_all(requests, cluster) {
+            Ok(())
+        } else {
+            Err(Reject::Signature("request"))
         }
-        Ok(())
     }
 
     fn forward(&self, requests: &[Arc<SignedRequest>]) -> Result<(), Reject> {

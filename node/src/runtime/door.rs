@@ -1,11 +1,13 @@
-//! The way to the replica: its queue, and the replica itself for who finds it free.
+//! The ways to the replica and to the executor: their queues, and themselves for who finds them free.
 //!
 //! A thread that wakes another and waits for it costs two switches of context, which is more than
 //! most steps of the replica. So who brings an event while the replica's thread sleeps may do the
 //! step itself ([`Door::step_in`]); under load that thread is awake and takes many events at once.
 //! The order of effects does not depend on who carries them out: one lock covers a step with them.
+//! A small block that the step decided is executed by the same thread while the executor's sleeps.
 
 use super::event::Event;
+use super::executor_thread::{ExecutorThread, Task};
 use super::inbox::{Inbox, Source};
 use super::replica_thread::ReplicaThread;
 use conclave_consensus::engine::Engine;
@@ -16,12 +18,19 @@ pub(crate) struct Door<E: Engine> {
     inbox: Arc<Inbox<Event<E::Message>>>,
     /// There while its thread runs.
     replica: Mutex<Option<ReplicaThread<E>>>,
+    executor: Arc<Hatch<E::Message>>,
 }
+
+/// Steps that one event may lead to before the rest is left to the threads.
+const STEPS_MAX: usize = 2;
 
 impl<E: Engine + 'static> Door<E> {
     /// A door behind which nobody is yet; events wait in the queue.
-    pub(crate) fn new(inbox: Arc<Inbox<Event<E::Message>>>) -> Self {
-        Self { inbox, replica: Mutex::new(None) }
+    pub(crate) fn new(
+        inbox: Arc<Inbox<Event<E::Message>>>,
+        executor: Arc<Hatch<E::Message>>,
+    ) -> Self {
+        Self { inbox, replica: Mutex::new(None), executor }
     }
 
     /// The queue.
@@ -46,13 +55,64 @@ impl<E: Engine + 'static> Door<E> {
             Ok(false) => return true,
             Ok(true) => {}
         }
-        if let Ok(mut replica) = self.replica.try_lock()
-            && let Some(replica) = replica.as_mut()
-        {
-            replica.help();
+        for _ in 0..STEPS_MAX {
+            if let Ok(mut replica) = self.replica.try_lock()
+                && let Some(replica) = replica.as_mut()
+            {
+                replica.help();
+            }
+            // What is executed here is news to the replica.
+            if !self.executor.help() {
+                break;
+            }
         }
         // What came meanwhile, or more than one step takes, is for the replica's thread.
         self.inbox.wake_for_more();
         true
+    }
+}
+
+/// What leads to the executor.
+pub(crate) struct Hatch<M> {
+    inbox: Arc<Inbox<Task>>,
+    /// There while its thread runs.
+    executor: Mutex<Option<ExecutorThread<M>>>,
+}
+
+impl<M: Send + 'static> Hatch<M> {
+    /// A hatch behind which nobody is yet; tasks wait in the queue.
+    pub(crate) fn new(inbox: Arc<Inbox<Task>>) -> Self {
+        Self { inbox, executor: Mutex::new(None) }
+    }
+
+    /// The queue.
+    pub(crate) fn inbox(&self) -> &Inbox<Task> {
+        &self.inbox
+    }
+
+    /// The executor.
+    ///
+    /// # Panics
+    /// If a thread panicked within a task: the ledger may be half written, and nobody goes on with it.
+    pub(crate) fn executor(&self) -> MutexGuard<'_, Option<ExecutorThread<M>>> {
+        self.executor.lock().expect("no task panics")
+    }
+
+    /// Executes what is small, if the executor's thread sleeps; the rest is for that thread. Whether
+    /// anything was executed.
+    fn help(&self) -> bool {
+        let mut executed = false;
+        if self.inbox.sleeps_on_something()
+            && let Ok(mut place) = self.executor.try_lock()
+            && let Some(executor) = place.as_mut()
+        {
+            match executor.help() {
+                Some(some) => executed = some,
+                // The failure is told; its thread finds nobody here and ends.
+                None => *place = None,
+            }
+        }
+        self.inbox.wake_for_more();
+        executed
     }
 }

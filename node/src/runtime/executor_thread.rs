@@ -1,6 +1,7 @@
 //! The executor thread owns the ledger: it executes, attests and answers, in order.
 
 use super::background::Job;
+use super::door::Hatch;
 use super::event::Event;
 use super::inbox::{Inbox, Portion, Source};
 use super::routes::{ConnectionId, Routes};
@@ -72,32 +73,78 @@ const STATES_KEPT_BELOW: u64 = 512;
 /// Taken at once. A look-up may read a whole block, so that a commit waits for one at most.
 const PORTION: Portion = Portion { internal: 64, others: 1, bytes: usize::MAX };
 
+/// A block of no more requests and bytes may be executed in passing.
+const SMALL: (usize, usize) = (8, 16 << 10);
+
+/// Blocks that a thread executes in passing.
+const HELP_MAX: usize = 4;
+
+impl Task {
+    /// Done in less time than it takes to wake a thread for it.
+    fn is_small(&self) -> bool {
+        let Self::Commit(committed) = self else { return false };
+        committed.batch.requests.len() <= SMALL.0 && committed.batch.bytes().len() <= SMALL.1
+    }
+}
+
 impl<M: Send + 'static> ExecutorThread<M> {
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(self, hatch: &Hatch<M>) {
         // A replica that starts idle stands where its ledger ends, not at 0.
         self.show();
         if let Err(error) = self.say_what_is_missing(true) {
             self.failure.storage(&error);
             return;
         }
+        *hatch.executor() = Some(self);
         let mut taken = Vec::new();
-        while self.inbox.drain_portion(Duration::from_secs(3600), PORTION, &mut taken) {
-            let before = self.executor.height();
-            for task in taken.drain(..) {
-                match self.carry_out(task) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => {
-                        self.failure.storage(&error);
-                        return;
-                    }
+        while hatch.inbox().wait(Duration::from_secs(3600)) {
+            let mut place = hatch.executor();
+            // Whoever met a failure in passing has told it.
+            let Some(this) = place.as_mut() else { return };
+            let _ = this.inbox.drain_portion(Duration::ZERO, PORTION, &mut taken);
+            match this.carry_out_all(&mut taken) {
+                Some(Some(height)) => this.tell(Event::Executed(height)),
+                Some(None) => {}
+                None => {
+                    *place = None;
+                    return;
                 }
             }
-            let height = self.executor.height();
-            if height != before {
-                self.tell(Event::Executed(height));
+        }
+    }
+
+    /// Executes small blocks on a thread that brought them while the executor's own slept. Whether
+    /// there were any; nothing after a failure.
+    pub(crate) fn help(&mut self) -> Option<bool> {
+        let mut taken = Vec::new();
+        while taken.len() < HELP_MAX
+            && let Some(task) = self.inbox.take_if(Task::is_small)
+        {
+            taken.push(task);
+        }
+        let reached = self.carry_out_all(&mut taken)?;
+        if let Some(height) = reached {
+            // Who helps here takes it to the replica as well.
+            let _ = self.replica.push_silently(Source::Internal, 0, Event::Executed(height));
+        }
+        Some(reached.is_some())
+    }
+
+    /// The new height, if there is one; nothing at all when this was the last that was done.
+    fn carry_out_all(&mut self, tasks: &mut Vec<Task>) -> Option<Option<Sequence>> {
+        let before = self.executor.height();
+        for task in tasks.drain(..) {
+            match self.carry_out(task) {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.failure.storage(&error);
+                    return None;
+                }
             }
         }
+        let height = self.executor.height();
+        Some((height != before).then_some(height))
     }
 
     fn carry_out(&mut self, task: Task) -> Result<bool, StorageError> {

@@ -230,6 +230,19 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Whether a consumer sleeps although something waits.
+    #[must_use]
+    pub(crate) fn sleeps_on_something(&self) -> bool {
+        let state = self.lock();
+        state.sleeping && !state.is_empty()
+    }
+
+    /// The next item of this process, if it is such a one.
+    pub(crate) fn take_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut state = self.lock();
+        if state.internal.front().is_some_and(wanted) { state.internal.pop_front() } else { None }
+    }
+
     fn put(&self, source: Source, bytes: usize, item: T) -> Result<MutexGuard<'_, State<T>>, T> {
         let mut state = self.lock();
         if state.closed {
@@ -458,5 +471,19 @@ mod tests {
         inbox.wake_for_more();
         assert!(consumer.join().expect("the consumer ends"));
         assert_eq!(taken, [1, 2]);
+    }
+
+    #[test]
+    fn only_the_first_of_this_process_is_taken_and_only_if_it_is_wanted() {
+        let inbox = Inbox::new(QUOTA);
+        assert!(inbox.push(Source::Clients, 1, 1).is_ok());
+        assert_eq!(inbox.take_if(|_| true), None, "it is another's");
+        assert!(!inbox.sleeps_on_something(), "nobody sleeps");
+        for i in [2, 3] {
+            assert!(inbox.push(Source::Internal, 0, i).is_ok());
+        }
+        assert_eq!(inbox.take_if(|item| *item == 3), None, "the order is kept");
+        assert_eq!(inbox.take_if(|item| *item == 2), Some(2));
+        assert_eq!(inbox.take_if(|item| *item == 3), Some(3));
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct ReplicaThread<E: Engine> {
     pub started: Instant,
     /// A stop was asked for, clean or not.
     pub stop: Option<bool>,
+    /// A thread that brought an event does this step, and wakes the executor's afterwards.
+    pub helped: bool,
     /// Empty between turns; kept for its memory.
     pub taken: Vec<Event<E::Message>>,
 }
@@ -85,7 +87,9 @@ impl<E: Engine + 'static> ReplicaThread<E> {
     pub(crate) fn help(&mut self) {
         // The journal's thread may be the one that helps: it must not wait for itself.
         if self.stop.is_none() && self.journal.has_room_for(HELP_MAX + 2) {
+            self.helped = true;
             self.turn(HELP_MAX, None);
+            self.helped = false;
         }
     }
 
@@ -219,7 +223,11 @@ impl<E: Engine + 'static> ReplicaThread<E> {
 
     fn execute(&self, task: Task) {
         // Refused only when the process is stopping.
-        let _ = self.executor.push(Source::Internal, 0, task);
+        if self.helped {
+            let _ = self.executor.push_silently(Source::Internal, 0, task);
+        } else {
+            let _ = self.executor.push(Source::Internal, 0, task);
+        }
     }
 
     /// The engine hands out few; of those that decoding finds, as many as a traitor likes, a few

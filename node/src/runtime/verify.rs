@@ -24,6 +24,9 @@ const INLINE_BYTES_MAX: usize = 1024;
 /// Frames of one delivery that are decoded where they arrive; see [`Verify::peer`].
 pub(crate) const INLINE_MAX: usize = 32;
 
+/// Requests of one delivery that are checked where they arrive: more of them cost less together, in the pool.
+const INLINE_REQUESTS_MAX: usize = 1;
+
 /// A pool thread takes this much at once. One batch may hold a thousand signatures, and so much in
 /// frames some three hundred.
 const PORTION: Portion = Portion { internal: 1, others: 64, bytes: 32 << 10 };
@@ -131,8 +134,9 @@ impl<E: Engine + 'static> Verify<E> {
     /// full.
     #[must_use]
     pub(crate) fn request(&self, place: usize, request: SignedRequest) -> bool {
-        if place < INLINE_MAX && request.wire_bytes() <= INLINE_BYTES_MAX && self.idle() {
-            self.check(request);
+        let inline = place < INLINE_REQUESTS_MAX && request.wire_bytes() <= INLINE_BYTES_MAX;
+        if inline && self.idle() {
+            self.check(vec![request]);
             return true;
         }
         let bytes = request.wire_bytes();
@@ -155,7 +159,7 @@ impl<E: Engine + 'static> Verify<E> {
     }
 
     fn run(&self) {
-        let mut taken = Vec::new();
+        let (mut taken, mut requests) = (Vec::new(), Vec::new());
         while self.work.drain_portion(Duration::from_secs(3600), PORTION, &mut taken) {
             self.busy.fetch_add(1, Ordering::Relaxed);
             for work in taken.drain(..) {
@@ -164,10 +168,11 @@ impl<E: Engine + 'static> Verify<E> {
                         self.decode(from, &frame);
                         drop(credit);
                     }
-                    Work::Request(request) => self.check(*request),
+                    Work::Request(request) => requests.push(*request),
                     Work::Batch(batch) => self.check_batch(&batch),
                 }
             }
+            self.check(std::mem::take(&mut requests));
             self.busy.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -207,19 +212,22 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 
-    fn check(&self, request: SignedRequest) {
+    fn check(&self, requests: Vec<SignedRequest>) {
         let horizon = self.horizon();
-        if horizon.verifier.verify(&request, &horizon.cluster).is_err() {
-            self.metrics.requests_refused.inc();
-            // Only its own connection carries a client's requests to a verify pool.
-            self.clients.spend(&request.key().client, Trouble::Forged);
-            tracing::debug!(client = %request.key().client, "refused a request's signature");
-            return;
-        }
-        let bytes = request.wire_bytes();
-        let event = Event::Request(Arc::new(request));
-        if !self.deliver(Source::Clients, bytes, event) {
-            self.metrics.requests_refused.inc();
+        let all: Vec<&SignedRequest> = requests.iter().collect();
+        let valid = horizon.verifier.verify_each(&all, &horizon.cluster);
+        for (request, valid) in requests.into_iter().zip(valid) {
+            if !valid {
+                self.metrics.requests_refused.inc();
+                // Only its own connection carries a client's requests to a verify pool.
+                self.clients.spend(&request.key().client, Trouble::Forged);
+                tracing::debug!(client = %request.key().client, "refused a request's signature");
+                continue;
+            }
+            let bytes = request.wire_bytes();
+            if !self.deliver(Source::Clients, bytes, Event::Request(Arc::new(request))) {
+                self.metrics.requests_refused.inc();
+            }
         }
     }
 
@@ -240,6 +248,7 @@ impl<E: Engine + 'static> Verify<E> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::door::Hatch;
     use super::*;
     use conclave_consensus::membership::Membership;
     use conclave_consensus::pbft::Pbft;
@@ -270,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_heap_of_small_frames_is_not_decoded_where_it_arrives() {
-        let door: Arc<Door<Pbft>> = Arc::new(Door::new(Arc::new(Inbox::new(QUOTA))));
+        let hatch = Arc::new(Hatch::new(Arc::new(Inbox::new(QUOTA))));
+        let door: Arc<Door<Pbft>> = Arc::new(Door::new(Arc::new(Inbox::new(QUOTA)), hatch));
         // No thread serves the pool, so that what waits for one is seen.
         let pool = Verify::new(horizon(), door, QUOTA, Arc::default(), Arc::default());
         let credit = Arc::new(Credit::for_a_test());

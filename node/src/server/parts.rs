@@ -145,6 +145,7 @@ pub(super) fn replica_thread<E: Engine + 'static>(
         failure: shared.failure.clone(),
         started: Instant::now(),
         stop: None,
+        helped: false,
         taken: Vec::new(),
     }
 }

@@ -12,7 +12,7 @@ use crate::journal::{Journal, JournalThread};
 use crate::runtime::Failure;
 use crate::runtime::background::Job;
 use crate::runtime::desk::Desk;
-use crate::runtime::door::Door;
+use crate::runtime::door::{Door, Hatch};
 use crate::runtime::event::Event;
 use crate::runtime::executor_thread::Task;
 use crate::runtime::inbox::{Inbox, Quota, Source};
@@ -95,7 +95,8 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let Start { ports, engine, recovered, executor, ledger, journal } = start;
         let queues: Queues<M> = Queues::new();
         let status = Arc::new(Mutex::new(engine.status()));
-        let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone()));
+        let hatch = Arc::new(Hatch::new(queues.executor.clone()));
+        let door: Arc<Door<E>> = Arc::new(Door::new(queues.replica.clone(), hatch.clone()));
         let metrics = node.metrics.clone();
         let patience = Arc::new(Patience::default());
         let verify =
@@ -130,7 +131,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let executor = {
             let inbox = queues.executor.clone();
             let ask = move || drop(inbox.push(Source::Internal, 0, Task::Stop));
-            Thread::spawn("executor", failure, ask, move || executor.run())?
+            Thread::spawn("executor", failure, ask, move || executor.run(&hatch))?
         };
         let background = {
             let inbox = queues.background.clone();
