@@ -370,20 +370,18 @@ impl Verifier {
             let seen = self.seen();
             names.iter().map(|name| seen.contains(name)).collect()
         };
+        let prefix = SignedRequest::prefix(cluster);
         let mut places = Vec::new();
-        let mut keys = Vec::new();
+        let mut claims = Vec::new();
         for (place, request) in requests.iter().enumerate() {
             if !valid[place]
                 && let Ok(key) = self.clients.get(&request.key().client)
             {
                 places.push(place);
-                keys.push((key, request.covered(cluster), request.signature()));
+                let message = [prefix.as_slice(), request.bytes()];
+                claims.push(Claim { key, message, signature: request.signature() });
             }
         }
-        let claims: Vec<Claim<'_>> = keys
-            .iter()
-            .map(|(key, message, signature)| Claim { key: *key, message, signature: *signature })
-            .collect();
         let answers = verify_each(&claims);
         let mut seen = self.seen();
         for (place, _) in places.into_iter().zip(answers).filter(|(_, answer)| *answer) {

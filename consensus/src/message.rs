@@ -10,7 +10,7 @@ use crate::types::{ClientId, Epoch, ReplicaId, RequestNumber, Sequence, SessionI
 use crate::wire::{self, WireError};
 use conclave_crypto::digest::{Digest, digest};
 use conclave_crypto::merkle::MerklePath;
-use conclave_crypto::signature::{Signable, Signature, Signed, signing_bytes};
+use conclave_crypto::signature::{Signable, Signature, Signed, signing_bytes, signing_prefix};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -184,13 +184,14 @@ impl SignedRequest {
         cluster: &Digest,
     ) -> Result<(), RequestError> {
         let key = keys.get(&self.key.client).map_err(|_| RequestError::Signature)?;
-        key.verify(&self.covered(cluster), &self.signature).map_err(|_| RequestError::Signature)
+        key.verify_parts(&[&Self::prefix(cluster), &self.bytes], &self.signature)
+            .map_err(|_| RequestError::Signature)
     }
 
-    /// What its signature covers.
+    /// What the signature of any request covers in front of its bytes.
     #[must_use]
-    pub fn covered(&self, cluster: &Digest) -> Vec<u8> {
-        signing_bytes(cluster, 0, kind::REQUEST, &self.bytes)
+    pub fn prefix(cluster: &Digest) -> Vec<u8> {
+        signing_prefix(cluster, 0, kind::REQUEST, 0)
     }
 
     /// What names this request.

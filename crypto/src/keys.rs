@@ -119,6 +119,18 @@ impl VerifyingKey {
     /// # Errors
     /// When this key did not make this signature over this message.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        self.verify_parts(&[message], signature)
+    }
+
+    /// As [`Self::verify`], of these parts one after another.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_parts(
+        &self,
+        message: &[&[u8]],
+        signature: &Signature,
+    ) -> Result<(), SignatureError> {
         #[cfg(feature = "simulation")]
         if let Some(valid) = crate::simulation::verify(&self.public(), message, signature) {
             return valid.then_some(()).ok_or(SignatureError);

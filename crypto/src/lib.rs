@@ -53,4 +53,4 @@ pub use digest::{Digest, Hasher, digest};
 pub use hex::HexError;
 pub use keys::{KeyCache, KeyError, PublicKey, SecretKey, VerifyingKey};
 pub use merkle::{MerkleError, MerklePath, MerkleTree, merkle_leaf};
-pub use signature::{Signable, Signature, SignatureError, Signed, signing_bytes};
+pub use signature::{Signable, Signature, SignatureError, Signed, signing_bytes, signing_prefix};

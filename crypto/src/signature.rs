@@ -38,14 +38,21 @@ pub struct SignatureError;
 
 /// The bytes that a signature of this kind covers; the table in the module's description shows them.
 pub fn signing_bytes(cluster: &Digest, epoch: u64, kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(PREFIX.len() + 32 + 8 + 1 + body.len());
+    let mut bytes = signing_prefix(cluster, epoch, kind, body.len());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// What [`signing_bytes`] puts in front of the body, with room for so much behind it: with a large body beside it, nothing
+/// has to be copied to be verified.
+pub fn signing_prefix(cluster: &Digest, epoch: u64, kind: u8, room: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX.len() + 32 + 8 + 1 + room);
     bytes.extend_from_slice(PREFIX);
     if !mistake!("cluster-not-signed") {
         bytes.extend_from_slice(cluster.as_bytes());
     }
     bytes.extend_from_slice(&epoch.to_le_bytes());
     bytes.push(kind);
-    bytes.extend_from_slice(body);
     bytes
 }
 

@@ -101,11 +101,15 @@ mod simulated {
 
     /// The keyed hash in place of a signature, where that is asked for.
     pub(crate) fn sign(key: &PublicKey, message: &[u8]) -> Option<Signature> {
-        KEYED.get().then(|| keyed(key, message))
+        KEYED.get().then(|| keyed(key, &[message]))
     }
 
     /// Whether a keyed hash holds, where that is asked for.
-    pub(crate) fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> Option<bool> {
+    pub(crate) fn verify(
+        key: &PublicKey,
+        message: &[&[u8]],
+        signature: &Signature,
+    ) -> Option<bool> {
         VERIFIED.set(VERIFIED.get() + 1);
         KEYED.get().then(|| keyed(key, message) == *signature)
     }
@@ -132,11 +136,13 @@ mod simulated {
 
     /// Keyed by the public half: what keeps a simulated liar from signing for others is that it has no other key to
     /// sign with.
-    fn keyed(key: &PublicKey, message: &[u8]) -> Signature {
+    fn keyed(key: &PublicKey, message: &[&[u8]]) -> Signature {
         let mut sha = sha2::Sha256::new();
         sha.update(b"keyed");
         sha.update(key.as_bytes());
-        sha.update(message);
+        for part in message {
+            sha.update(part);
+        }
         let mut bytes = [0; 64];
         bytes[..32].copy_from_slice(&sha.finalize());
         Signature::from_bytes(bytes)

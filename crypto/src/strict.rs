@@ -17,7 +17,7 @@ use crate::signature::Signature;
 use curve25519_dalek::constants::EIGHT_TORSION;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use curve25519_dalek::scalar::Scalar;
-use ed25519_dalek::Verifier as _;
+use ed25519_dalek::ed25519::signature::MultipartVerifier as _;
 use sha2::Digest as _;
 use std::sync::LazyLock;
 
@@ -30,8 +30,8 @@ static SMALL_ORDER: LazyLock<[[u8; 32]; 8]> =
 pub struct Claim<'a> {
     /// Who is said to have signed.
     pub key: VerifyingKey,
-    /// What, exactly.
-    pub message: &'a [u8],
+    /// What, exactly: the bytes of these parts one after another.
+    pub message: [&'a [u8]; 2],
     /// The signature.
     pub signature: Signature,
 }
@@ -39,11 +39,11 @@ pub struct Claim<'a> {
 /// Whether a key that is not weak made this signature over this message.
 pub(crate) fn verify(
     key: &ed25519_dalek::VerifyingKey,
-    message: &[u8],
+    message: &[&[u8]],
     signature: &Signature,
 ) -> bool {
     let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
-    !SMALL_ORDER.contains(signature.r_bytes()) && key.verify(message, &signature).is_ok()
+    !SMALL_ORDER.contains(signature.r_bytes()) && key.multipart_verify(message, &signature).is_ok()
 }
 
 /// For each claim what [`VerifyingKey::verify`] says of it; many together cost less than one by one.
@@ -53,7 +53,7 @@ pub fn verify_each(claims: &[Claim<'_>]) -> Vec<bool> {
     if crate::simulation::simulates_signatures() {
         return claims
             .iter()
-            .map(|claim| claim.key.verify(claim.message, &claim.signature).is_ok())
+            .map(|claim| claim.key.verify_parts(&claim.message, &claim.signature).is_ok())
             .collect();
     }
     let computed: Vec<Option<EdwardsPoint>> = claims.iter().map(computed_r).collect();
@@ -75,7 +75,8 @@ fn computed_r(claim: &Claim<'_>) -> Option<EdwardsPoint> {
     let s = Option::<Scalar>::from(Scalar::from_canonical_bytes(s))?;
     let key = claim.key.dalek();
     let hash = sha2::Sha512::new().chain_update(r).chain_update(key.as_bytes());
-    let k: [u8; 64] = hash.chain_update(claim.message).finalize().into();
+    let k: [u8; 64] =
+        claim.message.iter().fold(hash, |hash, part| hash.chain_update(part)).finalize().into();
     let k = Scalar::from_bytes_mod_order_wide(&k);
     Some(EdwardsPoint::vartime_double_scalar_mul_basepoint(&k, &-key.to_edwards(), &s))
 }

@@ -62,9 +62,9 @@ fn judge(a: &[u8; 32], message: &[u8], signature: &Signature) -> Result<(), Sign
     assert_eq!(answer.is_ok(), strict.is_ok(), "{key:?} {signature:?}");
     let (other, beside) = (good.verifying(), good.sign(b"beside"));
     let claims = [
-        Claim { key: other, message: b"beside", signature: beside },
-        Claim { key, message, signature: *signature },
-        Claim { key: other, message: b"besides", signature: beside },
+        Claim { key: other, message: [b"bes", b"ide"], signature: beside },
+        Claim { key, message: [message, &[]], signature: *signature },
+        Claim { key: other, message: [b"beside", b"s"], signature: beside },
     ];
     assert_eq!(verify_each(&claims), [true, answer.is_ok(), false], "{key:?} {signature:?}");
     assert_eq!(verify_each(&claims[1..2]), [answer.is_ok()]);

@@ -121,7 +121,7 @@ impl RocksStorage {
         remove_directory(&draft).map_err(|e| named.io(&e.to_string()))?;
         std::fs::create_dir_all(&draft).map_err(|e| named.io(&e.to_string()))?;
         {
-            let database = options::database(kind, Use::Create, resources);
+            let database = options::database(kind, Use::Create, resources, &draft);
             let families = options::column_families(kind, resources);
             let db = DB::open_cf_descriptors(&database, &draft, families)
                 .map_err(|e| named.refused(&e))?;
@@ -150,7 +150,7 @@ impl RocksStorage {
     ) -> Result<Self, OpenError> {
         let named = Named { kind, path };
         named.check_names(resources)?;
-        let database = options::database(kind, Use::Serve, resources);
+        let database = options::database(kind, Use::Serve, resources, path);
         let families = options::column_families(kind, resources);
         let db =
             DB::open_cf_descriptors(&database, path, families).map_err(|e| named.refused(&e))?;
@@ -206,7 +206,7 @@ impl RocksStorage {
         if let Some(holder) = holder(path) {
             return Err(OpenError::Locked { kind: kind.name(), path: path.to_owned(), holder });
         }
-        let database = options::database(kind, how, resources);
+        let database = options::database(kind, how, resources, path);
         // With descriptors and not by names alone: without the options of its blob files a
         // read-only instance finds no value that lies in one.
         let families = options::column_families(kind, resources);
@@ -252,7 +252,7 @@ impl Named<'_> {
         if !self.path.join("CURRENT").exists() {
             return Err(self.corrupt("its file CURRENT is missing"));
         }
-        let database: Options = options::database(self.kind, Use::Inspect, resources);
+        let database: Options = options::database(self.kind, Use::Inspect, resources, self.path);
         let names = DB::list_cf(&database, self.path).map_err(|e| self.refused(&e))?;
         let known = |name: &str| {
             name == FACTS || self.kind.tables().iter().any(|table| table.name() == name)

@@ -8,6 +8,7 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBufferManager,
     WriteOptions,
 };
+use std::path::Path;
 
 /// One memtable of the journal: larger than half of its write-ahead log, whose turns flush it. Bytes.
 const JOURNAL_BUFFER_BYTES: usize = 48 << 20;
@@ -70,9 +71,18 @@ pub(super) enum Use {
     Salvage,
 }
 
-/// Settings of a whole instance.
-pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Options {
+/// Settings of a whole instance that lies in this directory, or will.
+pub(super) fn database(
+    kind: Kind,
+    how: Use,
+    resources: &SharedResources,
+    directory: &Path,
+) -> Options {
     let mut options = Options::default();
+    // What is flushed and merged is read by nobody soon, and copying it through the page cache was an eighth of a loaded
+    // node's time.
+    let writes = matches!(how, Use::Create | Use::Serve);
+    options.set_use_direct_io_for_flush_and_compaction(writes && passes_the_page_cache(directory));
     options.create_if_missing(how == Use::Create);
     options.create_missing_column_families(how == Use::Create);
     options.set_error_if_exists(how == Use::Create);
@@ -100,6 +110,24 @@ pub(super) fn database(kind: Kind, how: Use, resources: &SharedResources) -> Opt
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options
+}
+
+/// Whether files there can be written past the page cache; a file system in memory, say, has nothing else.
+#[cfg(target_os = "linux")]
+fn passes_the_page_cache(directory: &Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let probe = directory.join("direct-io-probe");
+    let mut how = std::fs::OpenOptions::new();
+    how.write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT);
+    let opened = how.open(&probe).is_ok();
+    // It is empty, and where it could not be made there is none.
+    let _ = std::fs::remove_file(&probe);
+    opened
+}
+
+#[cfg(not(target_os = "linux"))]
+fn passes_the_page_cache(_: &Path) -> bool {
+    false
 }
 
 /// What a damaged write-ahead log means.
