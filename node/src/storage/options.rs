@@ -20,7 +20,7 @@ const BLOB_BYTES_MIN: u64 = 1 << 10;
 const TABLE_FILE_BYTES: u64 = 16 << 20;
 /// Flushed files that one compaction merges into the level below. It rewrites that level, and so the fewer of them the
 /// better; filters make the files between them cheap to read. In the journal a compaction mostly drops what was truncated.
-const LEVEL_ZERO_FILES: i32 = 8;
+const LEVEL_ZERO_FILES: i32 = 16;
 /// Open files per instance; the default keeps every table file open for ever.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -79,10 +79,12 @@ pub(super) fn database(
     directory: &Path,
 ) -> Options {
     let mut options = Options::default();
-    // What is flushed and merged is read by nobody soon, and copying it through the page cache was an eighth of a loaded
-    // node's time.
-    let writes = matches!(how, Use::Create | Use::Serve);
-    options.set_use_direct_io_for_flush_and_compaction(writes && passes_the_page_cache(directory));
+    // What the journal flushes is read at a start and by nobody else, and copying it through the page cache was a
+    // twentieth of a loaded node's time. The ledger's nodes are read again soon: from the page cache, where they fit.
+    let past_the_cache = kind == Kind::Journal && matches!(how, Use::Create | Use::Serve);
+    options.set_use_direct_io_for_flush_and_compaction(
+        past_the_cache && passes_the_page_cache(directory),
+    );
     options.create_if_missing(how == Use::Create);
     options.create_missing_column_families(how == Use::Create);
     options.set_error_if_exists(how == Use::Create);
@@ -176,6 +178,8 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
     options.set_target_file_size_base(TABLE_FILE_BYTES);
     options.set_write_buffer_size(match table {
         Some(Table::Journal) => JOURNAL_BUFFER_BYTES,
+        // All of one checkpoint's rows fit: they are deleted before they are flushed.
+        Some(Table::Dirty) => 2 * LEDGER_BUFFER_BYTES,
         Some(Table::Bodies | Table::Store | Table::Blocks | Table::Trie | Table::Staging) => {
             LEDGER_BUFFER_BYTES
         }
@@ -185,7 +189,6 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
             | Table::Checkpoints
             | Table::Sessions
             | Table::Registry
-            | Table::Dirty
             | Table::Evidence,
         )
         | None => LEDGER_BUFFER_BYTES / 4,
@@ -204,8 +207,7 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
 fn compression(table: Option<Table>) -> [DBCompressionType; 7] {
     use DBCompressionType::{Lz4, None as Plain};
     match table {
-        Some(Table::Trie | Table::Dirty) => [Plain; 7],
-        Some(Table::Journal) => [Lz4; 7],
+        Some(Table::Trie | Table::Dirty | Table::Journal) => [Plain; 7],
         _ => [Plain, Plain, Lz4, Lz4, Lz4, Lz4, Lz4],
     }
 }
