@@ -97,6 +97,7 @@ pub struct RequestQueue {
     arrivals: u64,
     unproposed: usize,
     shares: Shares,
+    full: Arc<BTreeSet<ClientId>>,
     recent: BTreeSet<Digest>,
     recent_before: BTreeSet<Digest>,
 }
@@ -124,6 +125,13 @@ impl RequestQueue {
     #[must_use]
     pub fn unproposed(&self) -> usize {
         self.unproposed
+    }
+
+    /// Clients of this replica of whom no more is taken in: whoever carries a request here need not
+    /// check its signature first.
+    #[must_use]
+    pub fn full(&self) -> &Arc<BTreeSet<ClientId>> {
+        &self.full
     }
 
     /// How many of them may be: those within their clients' shares.
@@ -181,6 +189,7 @@ impl RequestQueue {
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
         }
         self.shares.note(client, lane.pending.len());
+        note_full(&mut self.full, lane, client);
         Offered::New
     }
 
@@ -188,6 +197,8 @@ impl RequestQueue {
     pub fn take(&mut self, items_max: usize, bytes_max: usize) -> Vec<Arc<SignedRequest>> {
         let mut taken = Vec::new();
         let mut bytes = 0;
+        let pending = self.lanes.iter().map(|(client, lane)| (*client, lane.pending.len()));
+        self.shares.sample(pending);
         let share = self.shares.of_each();
         let mut passed_over = Vec::new();
         while taken.len() < items_max {
@@ -215,10 +226,6 @@ impl RequestQueue {
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
         }
         self.turns.extend(passed_over);
-        if !taken.is_empty() {
-            let pending = self.lanes.iter().map(|(client, lane)| (*client, lane.pending.len()));
-            self.shares.batch_taken(pending);
-        }
         taken
     }
 
@@ -249,7 +256,8 @@ impl RequestQueue {
                 }
             }
         }
-        self.shares.left(&client, lane.pending.len());
+        self.shares.note(client, lane.pending.len());
+        note_full(&mut self.full, lane, client);
         let waited =
             (oldest == Some((session, number))).then(|| clock_ms.saturating_sub(lane.since_ms));
         if lane.arrivals.first_key_value().map(|(_, key)| *key) != oldest {
@@ -387,6 +395,20 @@ fn give_turn(
     *given += 1;
     lane.turn = Some(*given);
     turns.insert(*given, client);
+}
+
+/// Whether the client's own requests reach their cap here.
+fn note_full(full: &mut Arc<BTreeSet<ClientId>>, lane: &Lane, client: ClientId) {
+    let direct = lane.items.get(&Origin::Direct).copied().unwrap_or(0);
+    let is_full = direct >= LANE_ITEMS_MAX;
+    if is_full != full.contains(&client) {
+        let full = Arc::make_mut(full);
+        if is_full {
+            full.insert(client);
+        } else {
+            full.remove(&client);
+        }
+    }
 }
 
 fn release(usage: &mut BTreeMap<Origin, Usage>, lane: &mut Lane, pending: &Pending) {

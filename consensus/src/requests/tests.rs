@@ -85,7 +85,24 @@ fn one_peer_fills_its_own_quota_only() {
         assert_eq!(queue.offer(request(1, number, acknowledged), peer, 0), Offered::New);
     }
     assert_eq!(queue.offer(request(1, 2_000, 1_999), peer, 0), Offered::Full);
+    assert!(queue.full().is_empty(), "which is not the client's doing");
     assert_eq!(queue.offer(request(1, 2_000, 1_999), Origin::Direct, 0), Offered::New);
+}
+
+#[test]
+fn a_client_whose_lane_is_full_is_named_until_one_of_its_requests_leaves() {
+    let mut queue = RequestQueue::new();
+    let client = request(1, 1, 0).key().client;
+    for number in 1..=1_056 {
+        assert!(!queue.full().contains(&client));
+        queue.offer(request(1, number, number - 1), Origin::Direct, 0);
+    }
+    assert_eq!(queue.offer(request(1, 2_000, 1_999), Origin::Direct, 0), Offered::Full);
+    queue.offer(request(2, 1, 0), Origin::Direct, 0);
+    queue.restart(false);
+    assert_eq!(queue.full().iter().collect::<Vec<_>>(), [&client]);
+    queue.decided(&request(1, 1, 0), 0);
+    assert!(queue.full().is_empty());
 }
 
 #[test]
@@ -132,7 +149,6 @@ fn a_flooder_has_no_more_on_its_way_than_the_others() {
     for client in 1..=3 {
         ask(&mut queue, client, 1..=20);
     }
-    assert_eq!(queue.proposable(), 80);
     let first = queue.take(1_024, 1 << 20);
     assert_eq!([1, 2, 3, 9].map(|client| of(&first, client)), [20; 4]);
     assert_eq!(numbers(&first)[..8], [1, 1, 1, 1, 2, 2, 2, 2]);
@@ -191,7 +207,7 @@ fn a_new_view_counts_shares_anew() {
     assert_eq!(queue.take(1_024, 1 << 20).len(), 40);
     queue.restart(true);
     queue.mark_proposed(&request(9, 1, 0));
-    assert_eq!(queue.proposable(), 39);
     let again = queue.take(1_024, 1 << 20);
     assert_eq!((of(&again, 1), of(&again, 9)), (20, 19));
+    assert_eq!((queue.unproposed(), queue.proposable()), (80, 0));
 }
