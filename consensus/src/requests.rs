@@ -197,8 +197,7 @@ impl RequestQueue {
     pub fn take(&mut self, items_max: usize, bytes_max: usize) -> Vec<Arc<SignedRequest>> {
         let mut taken = Vec::new();
         let mut bytes = 0;
-        let pending = self.lanes.iter().map(|(client, lane)| (*client, lane.pending.len()));
-        self.shares.sample(pending);
+        self.look();
         let share = self.shares.of_each();
         let mut passed_over = Vec::new();
         while taken.len() < items_max {
@@ -227,6 +226,12 @@ impl RequestQueue {
         }
         self.turns.extend(passed_over);
         taken
+    }
+
+    /// A batch leaves or was decided: what each client demands follows from what it has pending then.
+    pub fn look(&mut self) {
+        let pending = self.lanes.iter().map(|(client, lane)| (*client, lane.pending.len()));
+        self.shares.look(pending);
     }
 
     /// A batch with this request is decided: it and what its client acknowledges by it leave.

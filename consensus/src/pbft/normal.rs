@@ -487,6 +487,7 @@ impl Pbft {
                     self.on_request_decided(waited);
                 }
             }
+            self.queue.look();
             self.checkpoints.delivered_ms = self.now_ms;
             self.change_delivered(&committed);
             let mark = committed.certificate.clone();
