@@ -1,7 +1,12 @@
 //! OSDI'99 §4.5.2, liveness: when a replica wants to leave a view.
 //!
 //! The paper's replica leaves a view when its own timer says so. Here it says SUSPECT, keeps
-//! voting, and leaves when a quorum says so: one correct replica never leaves a view alone. The
+//! voting, and leaves when a quorum says so: one correct replica never leaves a view on its own word.
+//! It may still be the only one that hears the quorum, while those who spoke are served after all. It
+//! votes nowhere then until the others follow, and counts as one of the f; what they decide it fetches,
+//! executes and attests, since none of that asks for a view. Nor can it hold up the others: when one
+//! more of them fails, those left suspect within a timeout, its VIEW-CHANGE counts as a SUSPECT of its,
+//! and with it they are the quorum that leaves. To go back would be to vote below its VIEW-CHANGE. The
 //! request timer runs on each client's oldest pending request, on a clock that stands while this
 //! replica misses decided batches, changes views or waits for an epoch to end.
 

@@ -93,6 +93,6 @@ impl Shares {
         }
         let middle = (sums.len() - 1) / 2;
         let sum = *sums.select_nth_unstable(middle).1;
-        sum.div_ceil(now.looks + before.looks).max(SHARE_MIN)
+        (sum / (now.looks + before.looks).max(1)).max(SHARE_MIN)
     }
 }
