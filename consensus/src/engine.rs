@@ -287,6 +287,8 @@ pub struct Horizon {
     pub absent: Arc<BTreeMap<ReplicaId, Sequence>>,
     /// The registered clients; nobody else's requests are forwarded.
     pub clients: Arc<BTreeSet<ClientId>>,
+    /// Those of whose own requests this replica takes no more for now.
+    pub full: Arc<BTreeSet<ClientId>>,
 }
 
 impl Horizon {

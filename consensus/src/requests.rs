@@ -5,12 +5,20 @@
 //! of this replica, or one peer that forwards), so that no origin evicts another's requests. In a
 //! lane, forwarded requests and direct ones alternate, forwarded first: a primary cannot starve
 //! what others hold for a client, and a peer that replays old requests cannot starve the client.
+//!
+//! Turns alone share batches out fairly only where all lanes are full. A batch that one client fills
+//! up makes all others wait for it, and those that wait for answers ask less often then. So beside
+//! others a client has no more on its way than the others have as a rule ([`share`]).
 
 use crate::message::{RequestKey, SignedRequest};
 use crate::types::{ClientId, ReplicaId, RequestNumber, SessionId};
 use conclave_crypto::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+mod share;
+
+use share::Shares;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +65,8 @@ struct Pending {
 #[derive(Default)]
 struct Lane {
     pending: BTreeMap<(SessionId, RequestNumber), Pending>,
+    /// Of those so many are proposed.
+    proposed: usize,
     /// Keys not yet proposed, in order of arrival. May name requests that have left.
     forwarded: VecDeque<(SessionId, RequestNumber)>,
     direct: VecDeque<(SessionId, RequestNumber)>,
@@ -86,6 +96,8 @@ pub struct RequestQueue {
     usage: BTreeMap<Origin, Usage>,
     arrivals: u64,
     unproposed: usize,
+    shares: Shares,
+    full: Arc<BTreeSet<ClientId>>,
     recent: BTreeSet<Digest>,
     recent_before: BTreeSet<Digest>,
 }
@@ -113,6 +125,24 @@ impl RequestQueue {
     #[must_use]
     pub fn unproposed(&self) -> usize {
         self.unproposed
+    }
+
+    /// Clients of this replica of whom no more is taken in: whoever carries a request here need not
+    /// check its signature first.
+    #[must_use]
+    pub fn full(&self) -> &Arc<BTreeSet<ClientId>> {
+        &self.full
+    }
+
+    /// How many of them may be: those within their clients' shares.
+    #[must_use]
+    pub fn proposable(&self) -> usize {
+        let beyond = |client: &ClientId| {
+            let lane = self.lanes.get(client)?;
+            let waiting = lane.pending.len() - lane.proposed;
+            Some(waiting.saturating_sub(self.shares.of_each().saturating_sub(lane.proposed)))
+        };
+        self.unproposed - self.shares.heavy().filter_map(beyond).sum::<usize>()
     }
 
     /// Takes a request in. `clock_ms` is the request clock.
@@ -158,16 +188,25 @@ impl RequestQueue {
         if lane.turn.is_none() {
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
         }
+        self.shares.note(client, lane.pending.len());
+        note_full(&mut self.full, lane, client);
         Offered::New
     }
 
-    /// Requests for one batch, one per client and turn, at least one when any waits.
+    /// Requests for one batch, one per client and turn, at least one when any may be proposed.
     pub fn take(&mut self, items_max: usize, bytes_max: usize) -> Vec<Arc<SignedRequest>> {
         let mut taken = Vec::new();
         let mut bytes = 0;
+        self.look();
+        let share = self.shares.of_each();
+        let mut passed_over = Vec::new();
         while taken.len() < items_max {
             let Some((turn, client)) = self.turns.pop_first() else { break };
             let Some(lane) = self.lanes.get_mut(&client) else { continue };
+            if lane.proposed >= share {
+                passed_over.push((turn, client));
+                continue;
+            }
             lane.turn = None;
             let Some(key) = lane.next() else { continue };
             let Some(pending) = lane.pending.get_mut(&key) else { continue };
@@ -179,12 +218,20 @@ impl RequestQueue {
             }
             bytes += size;
             pending.proposed = true;
+            lane.proposed += 1;
             self.unproposed -= 1;
             taken.push(Arc::clone(&pending.request));
             lane.consume();
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
         }
+        self.turns.extend(passed_over);
         taken
+    }
+
+    /// A batch leaves or was decided: what each client demands follows from what it has pending then.
+    pub fn look(&mut self) {
+        let pending = self.lanes.iter().map(|(client, lane)| (*client, lane.pending.len()));
+        self.shares.look(pending);
     }
 
     /// A batch with this request is decided: it and what its client acknowledges by it leave.
@@ -207,11 +254,15 @@ impl RequestQueue {
             if let Some(pending) = lane.pending.remove(&key) {
                 lane.arrivals.remove(&pending.arrival);
                 release(&mut self.usage, lane, &pending);
-                if !pending.proposed {
+                if pending.proposed {
+                    lane.proposed -= 1;
+                } else {
                     self.unproposed -= 1;
                 }
             }
         }
+        self.shares.note(client, lane.pending.len());
+        note_full(&mut self.full, lane, client);
         let waited =
             (oldest == Some((session, number))).then(|| clock_ms.saturating_sub(lane.since_ms));
         if lane.arrivals.first_key_value().map(|(_, key)| *key) != oldest {
@@ -239,11 +290,13 @@ impl RequestQueue {
     pub fn restart(&mut self, keep_forwarded: bool) {
         self.turns.clear();
         self.unproposed = 0;
+        self.shares = Shares::default();
         let clients: Vec<ClientId> = self.lanes.keys().copied().collect();
         for client in clients {
             let Some(lane) = self.lanes.get_mut(&client) else { continue };
             lane.forwarded.clear();
             lane.direct.clear();
+            lane.proposed = 0;
             let keys: Vec<_> = lane.arrivals.values().copied().collect();
             for key in keys {
                 let Some(pending) = lane.pending.get_mut(&key) else { continue };
@@ -264,6 +317,7 @@ impl RequestQueue {
             if lane.pending.is_empty() {
                 self.lanes.remove(&client);
             } else {
+                self.shares.note(client, lane.pending.len());
                 give_turn(&mut self.turns, &mut self.turns_given, lane, client);
             }
         }
@@ -272,11 +326,12 @@ impl RequestQueue {
     /// An undecided batch of the view's start holds this request: it is not proposed again.
     pub fn mark_proposed(&mut self, request: &SignedRequest) {
         let RequestKey { client, session, number } = request.key();
-        if let Some(pending) =
-            self.lanes.get_mut(&client).and_then(|lane| lane.pending.get_mut(&(session, number)))
+        if let Some(lane) = self.lanes.get_mut(&client)
+            && let Some(pending) = lane.pending.get_mut(&(session, number))
             && !pending.proposed
         {
             pending.proposed = true;
+            lane.proposed += 1;
             self.unproposed -= 1;
         }
     }
@@ -347,6 +402,20 @@ fn give_turn(
     turns.insert(*given, client);
 }
 
+/// Whether the client's own requests reach their cap here.
+fn note_full(full: &mut Arc<BTreeSet<ClientId>>, lane: &Lane, client: ClientId) {
+    let direct = lane.items.get(&Origin::Direct).copied().unwrap_or(0);
+    let is_full = direct >= LANE_ITEMS_MAX;
+    if is_full != full.contains(&client) {
+        let full = Arc::make_mut(full);
+        if is_full {
+            full.insert(client);
+        } else {
+            full.remove(&client);
+        }
+    }
+}
+
 fn release(usage: &mut BTreeMap<Origin, Usage>, lane: &mut Lane, pending: &Pending) {
     if let Some(used) = usage.get_mut(&pending.origin) {
         used.items -= 1;
@@ -387,100 +456,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::{Request, RequestBody};
-    use conclave_crypto::keys::SecretKey;
-
-    fn request(client: u8, number: u64, acknowledged: u64) -> Arc<SignedRequest> {
-        let key = SecretKey::from_seed([client; 32]);
-        let body = RequestBody::Submit {
-            session: SessionId(1),
-            number: RequestNumber(number),
-            acknowledged: RequestNumber(acknowledged),
-            operations: vec![client],
-        };
-        let request = Request { client: key.public(), body };
-        Arc::new(SignedRequest::sign(&request, &key, &Digest::ZERO))
-    }
-
-    fn numbers(taken: &[Arc<SignedRequest>]) -> Vec<u64> {
-        taken.iter().map(|request| request.key().number.0).collect()
-    }
-
-    #[test]
-    fn clients_are_served_in_turns_however_much_one_of_them_sends() {
-        let mut queue = RequestQueue::new();
-        for number in 1..=10 {
-            queue.offer(request(1, number, 0), Origin::Direct, 0);
-        }
-        queue.offer(request(2, 100, 99), Origin::Direct, 0);
-        assert_eq!(numbers(&queue.take(3, 1 << 20)), [1, 100, 2]);
-        assert_eq!(queue.unproposed(), 8);
-    }
-
-    #[test]
-    fn forwarded_and_direct_requests_of_a_client_alternate() {
-        let mut queue = RequestQueue::new();
-        for number in 1..=2 {
-            queue.offer(request(1, number, 0), Origin::Direct, 0);
-            queue.offer(request(1, number + 10, 0), Origin::Forwarded(ReplicaId(2)), 0);
-        }
-        assert_eq!(numbers(&queue.take(9, 1 << 20)), [11, 1, 12, 2]);
-    }
-
-    #[test]
-    fn a_decided_request_leaves_with_what_its_client_acknowledges() {
-        let mut queue = RequestQueue::new();
-        for number in 1..=3 {
-            assert_eq!(queue.offer(request(1, number, 0), Origin::Direct, 5), Offered::New);
-        }
-        assert_eq!(queue.offer(request(1, 2, 0), Origin::Direct, 5), Offered::Known);
-        assert_eq!(queue.decided(&request(1, 4, 2), 9), None);
-        assert_eq!(queue.len(), 1);
-        assert_eq!(queue.decided(&request(1, 3, 0), 19), Some(10));
-        assert!(queue.is_empty());
-        let again = queue.offer(request(1, 3, 0), Origin::Forwarded(ReplicaId(1)), 20);
-        assert_eq!(again, Offered::Known);
-        assert_eq!(queue.offer(request(1, 3, 0), Origin::Direct, 20), Offered::New);
-    }
-
-    #[test]
-    fn one_peer_fills_its_own_quota_only() {
-        let mut queue = RequestQueue::new();
-        let peer = Origin::Forwarded(ReplicaId(3));
-        for number in 1..=1_056 {
-            let acknowledged = number - 1;
-            assert_eq!(queue.offer(request(1, number, acknowledged), peer, 0), Offered::New);
-        }
-        assert_eq!(queue.offer(request(1, 2_000, 1_999), peer, 0), Offered::Full);
-        assert_eq!(queue.offer(request(1, 2_000, 1_999), Origin::Direct, 0), Offered::New);
-    }
-
-    #[test]
-    fn the_oldest_request_of_each_client_is_timed_by_itself() {
-        let mut queue = RequestQueue::new();
-        queue.offer(request(1, 1, 0), Origin::Direct, 0);
-        queue.offer(request(2, 1, 0), Origin::Direct, 0);
-        queue.decided(&request(2, 1, 0), 90);
-        queue.offer(request(2, 2, 0), Origin::Direct, 90);
-        assert!(queue.overdue(100, 0, 100), "client 1 is starved behind client 2");
-        assert!(!queue.overdue(100, 50, 100), "a new view starts the timers again");
-        queue.decided(&request(1, 1, 0), 100);
-        assert!(!queue.overdue(150, 0, 100));
-    }
-
-    #[test]
-    fn a_new_view_proposes_again_and_a_backup_forgets_what_was_forwarded() {
-        let mut queue = RequestQueue::new();
-        queue.offer(request(1, 1, 0), Origin::Direct, 0);
-        queue.offer(request(2, 1, 0), Origin::Forwarded(ReplicaId(1)), 0);
-        assert_eq!(queue.take(9, 1 << 20).len(), 2);
-        queue.restart(true);
-        assert_eq!(queue.unproposed(), 2);
-        queue.restart(false);
-        assert_eq!((queue.len(), queue.unproposed()), (1, 1));
-        queue.mark_proposed(&request(1, 1, 0));
-        assert!(queue.take(9, 1 << 20).is_empty());
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 mod common;
 
 use common::network::{Network, request};
-use conclave_consensus::engine::Engine;
+use conclave_consensus::engine::{Engine, Input};
 use conclave_consensus::message::{Batch, SignedRequest};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use std::cell::RefCell;
@@ -74,6 +74,40 @@ fn without_the_replica_whose_turn_it_is_the_others_check_and_do_not_wait_again()
     for id in [1, 3] {
         let absent = network.engine(id).horizon().absent;
         assert!(absent.keys().eq([&ReplicaId(2)]), "r{id} has waited in vain for replica 2");
+    }
+}
+
+#[test]
+fn who_did_not_vouch_stays_absent_until_it_is_heard_of_again() {
+    let mut network = network(6);
+    network.kill(2);
+    let requests = (1..=MANY).map(|number| request(&network.cluster(), 1, number)).collect();
+    network.input(0, Input::Requests(requests));
+    // Nothing is heard of it for longer than between its words on how far it is.
+    network.run_ms(4_000);
+    let mut asked = MANY;
+    let mut go_on = |network: &mut Network| {
+        for _ in 0..300 {
+            asked += 1;
+            network.ask(0, 1, asked);
+            network.run_until("it is executed", |network| {
+                [0, 1, 3].iter().all(|id| network.node(*id).requests_executed() as u64 == asked)
+            });
+        }
+    };
+    let absent = |network: &Network, id| network.engine(id).horizon().absent;
+    go_on(&mut network);
+    for id in [1, 3] {
+        assert!(absent(&network, id).keys().eq([&ReplicaId(2)]), "r{id}: it is still down");
+        assert_eq!(network.node(id).checks, 1, "r{id} waited once");
+    }
+    network.start(2);
+    network.run_until("it has caught up", |network| {
+        network.node(2).requests_executed() == network.node(0).requests_executed()
+    });
+    go_on(&mut network);
+    for id in [1, 3] {
+        assert!(absent(&network, id).is_empty(), "r{id}: it is back");
     }
 }
 

@@ -113,6 +113,7 @@ impl Engine for Puppet {
             me: ReplicaId(0),
             absent: Arc::default(),
             clients: Arc::default(),
+            full: Arc::default(),
         }
     }
 

@@ -76,6 +76,12 @@ impl Fetching {
         true
     }
 
+    /// Whether this peer has said how far it is within the last times that it should have.
+    pub(super) fn hears(&self, peer: ReplicaId, now_ms: u64) -> bool {
+        let reported = self.peers.get(&peer).and_then(|peer| peer.reported_ms);
+        reported.is_some_and(|last| now_ms < last + 3 * STATUS_MS)
+    }
+
     /// Keeps a decided batch for its turn, if it is near enough.
     pub(super) fn keep_decided(
         &mut self,

@@ -368,6 +368,7 @@ impl Engine for Pbft {
             me: self.id(),
             absent: Arc::clone(&self.absent),
             clients: Arc::clone(&self.clients),
+            full: Arc::clone(self.queue.full()),
         }
     }
 

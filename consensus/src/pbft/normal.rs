@@ -129,7 +129,7 @@ impl Pbft {
         }
         let items = self.limits.batch_requests_max as usize;
         let bytes = self.limits.batch_bytes_max as usize;
-        if self.queue.unproposed() > 0 && self.worth_a_slot() {
+        if self.queue.proposable() > 0 && self.worth_a_slot() {
             let requests = self.queue.take(items, bytes);
             if !requests.is_empty() {
                 return Some(Arc::new(Batch::new(self.wall, false, None, requests)));
@@ -151,7 +151,7 @@ impl Pbft {
             .filter_map(|(_, instance)| instance.proposed_body())
             .map(|batch| batch.requests.len())
             .sum();
-        self.queue.unproposed() >= requests.min(self.limits.batch_requests_max as usize)
+        self.queue.proposable() >= requests.min(self.limits.batch_requests_max as usize)
     }
 
     fn statement(&self, sequence: Sequence, digest: Digest) -> Statement {
@@ -487,6 +487,7 @@ impl Pbft {
                     self.on_request_decided(waited);
                 }
             }
+            self.queue.look();
             self.checkpoints.delivered_ms = self.now_ms;
             self.change_delivered(&committed);
             let mark = committed.certificate.clone();

@@ -1,7 +1,12 @@
 //! OSDI'99 §4.5.2, liveness: when a replica wants to leave a view.
 //!
 //! The paper's replica leaves a view when its own timer says so. Here it says SUSPECT, keeps
-//! voting, and leaves when a quorum says so: one correct replica never leaves a view alone. The
+//! voting, and leaves when a quorum says so: one correct replica never leaves a view on its own word.
+//! It may still be the only one that hears the quorum, while those who spoke are served after all. It
+//! votes nowhere then until the others follow, and counts as one of the f; what they decide it fetches,
+//! executes and attests, since none of that asks for a view. Nor can it hold up the others: when one
+//! more of them fails, those left suspect within a timeout, its VIEW-CHANGE counts as a SUSPECT of its,
+//! and with it they are the quorum that leaves. To go back would be to vote below its VIEW-CHANGE. The
 //! request timer runs on each client's oldest pending request, on a clock that stands while this
 //! replica misses decided batches, changes views or waits for an epoch to end.
 
@@ -17,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const TIMEOUT_FACTOR_MAX: u64 = 8;
 /// Samples of forwarding delay that a judgement on the primary rests on.
 const SAMPLES: usize = 64;
-/// Samples of one client among them, so that few clients cannot make a primary look slow.
-const SAMPLES_PER_CLIENT: usize = 8;
+/// So many clients have an equal part of them where there are so many, and else all there are: few
+/// among many cannot make a primary look slow, and few that are alone can have one judged.
+const SAMPLED_CLIENTS: usize = 8;
 /// A primary is not slow below this, milliseconds.
 const SLOW_MS: u64 = 50;
 /// A primary is slow at this many times the best of the last views.
@@ -209,11 +215,12 @@ impl Pbft {
         if self.is_primary() {
             return;
         }
+        let of_each = SAMPLES.div_ceil(self.clients.len().clamp(1, SAMPLED_CLIENTS));
         for request in &batch.requests {
             let Some(forwarded) = self.queue.take_forwarded(&request.key()) else { continue };
             let client = request.key().client;
             let samples = &mut self.suspicion.samples;
-            if samples.iter().filter(|(of, _)| *of == client).count() >= SAMPLES_PER_CLIENT
+            if samples.iter().filter(|(of, _)| *of == client).count() >= of_each
                 && let Some(oldest) = samples.iter().position(|(of, _)| *of == client)
             {
                 samples.remove(oldest);

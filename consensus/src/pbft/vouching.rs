@@ -14,8 +14,9 @@
 //! which a correct replica voted too.
 //!
 //! Liveness does not rest on those whose turn it is: who waits in vain for a tenth of the timeout
-//! checks the batch itself, and leaves nothing more to the silent one for a while. So a replica that
-//! is down, or a network slower than that, costs the waiting once in [`ABSENCE`] batches.
+//! checks the batch itself, and leaves nothing more to the silent one for a while, nor as long as
+//! nothing is heard of how far it is. So a network slower than that costs the waiting once in
+//! [`ABSENCE`] batches, and a replica that is down costs it once.
 
 use super::Pbft;
 use super::certificate::Statement;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 const REQUESTS_MIN: usize = 8;
 /// A replica waits this part of the base timeout for others to vouch for a batch.
 const PATIENCE_PART: u64 = 10;
-/// For how many sequences nothing is left to who did not vouch in time.
+/// For how many sequences nothing is left to who did not vouch in time, at the least.
 const ABSENCE: u64 = 256;
 
 /// Those to whom nothing is left for now, until the sequence that each stands with.
@@ -116,8 +117,14 @@ impl Pbft {
         if late.is_empty() && self.absent.values().all(|until| *until > agreed) {
             return;
         }
+        let fetching = &self.fetching;
         let absent = Arc::make_mut(&mut self.absent);
-        absent.retain(|_, until| *until > agreed);
+        absent.retain(|id, until| {
+            if *until <= agreed && !fetching.hears(*id, now) {
+                *until = agreed.plus(ABSENCE);
+            }
+            *until > agreed
+        });
         absent.extend(late.into_iter().map(|checker| (checker, agreed.plus(ABSENCE))));
     }
 

@@ -131,9 +131,14 @@ impl<E: Engine + 'static> Verify<E> {
     }
 
     /// A request of an authenticated client, as [`Self::peer`] takes frames; false when the pool is
-    /// full.
+    /// full, or the replica has as many of this client's as it takes, which no client of ours sends.
     #[must_use]
     pub(crate) fn request(&self, place: usize, request: SignedRequest) -> bool {
+        let client = request.key().client;
+        if self.horizon().full.contains(&client) {
+            self.clients.spend(&client, Trouble::Excess);
+            return false;
+        }
         let inline = place < INLINE_REQUESTS_MAX && request.wire_bytes() <= INLINE_BYTES_MAX;
         if inline && self.idle() {
             self.check(vec![request]);
@@ -212,8 +217,16 @@ impl<E: Engine + 'static> Verify<E> {
         }
     }
 
-    fn check(&self, requests: Vec<SignedRequest>) {
+    fn check(&self, mut requests: Vec<SignedRequest>) {
         let horizon = self.horizon();
+        requests.retain(|request| {
+            // It may have become so while the request waited here.
+            let refused = horizon.full.contains(&request.key().client);
+            if refused {
+                self.metrics.requests_refused.inc();
+            }
+            !refused
+        });
         let all: Vec<&SignedRequest> = requests.iter().collect();
         let valid = horizon.verifier.verify_each(&all, &horizon.cluster);
         for (request, valid) in requests.into_iter().zip(valid) {
@@ -251,8 +264,11 @@ mod tests {
     use super::super::door::Hatch;
     use super::*;
     use conclave_consensus::membership::Membership;
+    use conclave_consensus::message::{Request, RequestBody};
     use conclave_consensus::pbft::Pbft;
     use conclave_consensus::types::{Epoch, Sequence};
+    use conclave_crypto::keys::SecretKey;
+    use conclave_crypto::{Digest, PublicKey};
 
     const QUOTA: Quota = Quota { items: 1_000, bytes: 1 << 20, total: usize::MAX };
 
@@ -274,6 +290,7 @@ mod tests {
             me: ReplicaId(0),
             absent: Arc::default(),
             clients: Arc::default(),
+            full: Arc::default(),
         }
     }
 
@@ -296,5 +313,28 @@ mod tests {
         let mut waiting = Vec::new();
         assert!(pool.work.drain(Duration::ZERO, 1_000, &mut waiting));
         assert_eq!(waiting.len(), 100, "what comes behind them is for the pool");
+    }
+
+    #[test]
+    fn what_a_client_sends_beyond_its_lane_is_refused_unchecked_and_costs_patience() {
+        let key = SecretKey::from_seed([1; 32]);
+        // Its signature is another's: to check it is to hold it against the client.
+        let forger = SecretKey::from_seed([2; 32]);
+        let body = RequestBody::OpenSession { opened: 0, close: None, nonce: [0; 16] };
+        let request = Request { client: key.public(), body };
+        let request = || SignedRequest::sign(&request, &forger, &Digest::ZERO);
+        let refused = |full: &[PublicKey]| {
+            let hatch = Arc::new(Hatch::new(Arc::new(Inbox::new(QUOTA))));
+            let door: Arc<Door<Pbft>> = Arc::new(Door::new(Arc::new(Inbox::new(QUOTA)), hatch));
+            let full = Arc::new(full.iter().copied().collect());
+            let patience = Arc::new(Patience::default());
+            let horizon = Horizon { full, ..horizon() };
+            let pool = Verify::new(horizon, door, QUOTA, Arc::default(), patience.clone());
+            (pool.request(0, request()), patience.spent(&key.public()))
+        };
+        let millis = Duration::from_millis;
+        assert_eq!(refused(&[forger.public()]), (true, Trouble::Forged.cost()));
+        assert_eq!(refused(&[key.public()]), (false, Trouble::Excess.cost()));
+        assert!(Trouble::Excess.cost() <= millis(2), "a window of them is in reserve");
     }
 }

@@ -35,6 +35,8 @@ pub enum Trouble {
     Attached,
     /// Sent a request again, which is looked up.
     Resent,
+    /// Sent more than a replica takes of one client.
+    Excess,
     /// Asked for something that is not ordered.
     Asked,
     /// Sent as new what it had sent before, which no client of ours does.
@@ -48,10 +50,10 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    fn cost(self) -> Duration {
+    pub(crate) fn cost(self) -> Duration {
         Duration::from_millis(match self {
             Self::Attached => 1,
-            Self::Resent => 2,
+            Self::Resent | Self::Excess => 2,
             Self::Asked => 5,
             Self::Repeated => 10,
             Self::Refused | Self::Broken => 20,
@@ -85,6 +87,14 @@ impl Patience {
         }
         let at = whole.entry(*client).or_insert(now);
         *at = ((*at).max(now) + trouble.cost()).min(now + RESERVE + DEBT_MAX);
+    }
+
+    /// What who has this key has spent and not regained, to a whole millisecond.
+    #[cfg(test)]
+    pub(crate) fn spent(&self, key: &PublicKey) -> Duration {
+        let left = self.lock().get(key).map(|at| at.saturating_duration_since(Instant::now()));
+        let nanos = left.unwrap_or_default().as_nanos();
+        Duration::from_millis(u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
 
     /// Until when who has this key is not listened to.

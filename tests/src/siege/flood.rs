@@ -15,10 +15,10 @@ use conclave_consensus::types::{ClientId, RequestNumber, SessionId};
 use conclave_consensus::wire;
 use conclave_crypto::framing::{Hello, PROTOCOL_VERSION, Role};
 use conclave_crypto::keys::SecretKey;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -79,15 +79,20 @@ impl Flood {
 struct Flooder {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    /// Its thread, as the system knows it.
+    id: Arc<OnceLock<PathBuf>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Flooder {
     fn start(home: PathBuf, flood: Flood) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
+        let id = Arc::new(OnceLock::new());
+        let (stopped, counted, known) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&id));
         let thread = std::thread::spawn(move || {
             step_back();
+            let _ = std::fs::read_link("/proc/thread-self")
+                .map(|it| known.set(Path::new("/proc").join(it)));
             let home = ClientHome::load(&home).expect("a client's home");
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -101,7 +106,16 @@ impl Flooder {
                 }
             });
         });
-        Self { stop, sent, thread: Some(thread) }
+        Self { stop, sent, id, thread: Some(thread) }
+    }
+
+    /// Time of the processor that it has used; none where the system does not say.
+    fn used(&self) -> Duration {
+        let of_thread = || {
+            let told = std::fs::read_to_string(self.id.get()?.join("schedstat")).ok()?;
+            told.split_whitespace().next()?.parse().ok()
+        };
+        Duration::from_nanos(of_thread().unwrap_or(0))
     }
 
     fn sent(&self) -> u64 {
@@ -236,16 +250,17 @@ pub fn flood(order: &Order, flood: Flood) -> Report {
     let home = cluster.client_home(order.clients);
     let mut siege = Siege::begin("flood", order, cluster);
     let start = Instant::now();
-    let (mut sent, mut time) = (0, Duration::ZERO);
+    let (mut sent, mut time, mut used) = (0, Duration::ZERO, Duration::ZERO);
     while time < order.time {
         let flooder = Flooder::start(home.clone(), flood);
         crate::wait::until("the flood to begin", || match flooder.sent() {
             0 => Err(format!("nothing is sent after {:?}", start.elapsed())),
             _ => Ok(()),
         });
-        let before = flooder.sent();
+        let (before, used_before) = (flooder.sent(), flooder.used());
         siege.disturb(|siege| siege.rest(order.calm));
         sent += flooder.sent() - before;
+        used += flooder.used().saturating_sub(used_before);
         time += order.calm;
         siege.all_run();
         drop(flooder);
@@ -255,10 +270,24 @@ pub fn flood(order: &Order, flood: Flood) -> Report {
     let rate = sent as f64 / time.as_secs_f64();
     let what = if flood == Flood::Valid { "answered" } else { "sent" };
     siege.note(format!("flood         {}, {rate:.0}/s {what}", flood.name()));
+    siege.note(own_work(&siege, used, time));
     if flood == Flood::Valid {
         let all = siege.disturbed.per_second() + rate;
         let percent = 100.0 * all / siege.calm.per_second();
         siege.note(format!("all together  {all:.0} writes/s, {percent:.0} % of undisturbed"));
     }
     siege.end()
+}
+
+/// What the flooding client's own signing and sending took from the one machine that all share, and
+/// what the flood costs a cluster that has its machines to itself.
+fn own_work(siege: &Siege, used: Duration, time: Duration) -> String {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = used.as_secs_f64() / (time.as_secs_f64() * processors as f64);
+    let left = siege.calm.per_second() * (1.0 - part);
+    format!(
+        "own work      {:.0} % of this machine's processors; disturbed is {:.0} % of what the rest would do undisturbed",
+        100.0 * part,
+        100.0 * siege.disturbed.per_second() / left.max(1e-9)
+    )
 }

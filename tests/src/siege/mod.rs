@@ -34,6 +34,7 @@ use crate::node::Node;
 use crate::recorder::Recorder;
 use crate::workload::{Acknowledged, Workload};
 use crate::{audit, linearizable, wait};
+use conclave_consensus::quorum::Byzantine;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -315,8 +316,9 @@ impl Siege {
     /// Waits until all replicas are ready.
     ///
     /// A replica that heard a quorum wish to leave the view has left it, though the others may then have
-    /// stayed: it votes again in the next view, and no earlier. Where that has come to be, the view is
-    /// ended by ending its primary, as an operator would, and the report says so.
+    /// stayed: it votes again in the next view, and no earlier. It counts as one of the f that may be
+    /// faulty, so no more than f may be in that state, and their ledgers have to keep up. Where that has
+    /// come to be, the view is ended by ending its primary, as an operator would, and the report says so.
     ///
     /// # Panics
     /// If they do not become ready even so.
@@ -325,12 +327,34 @@ impl Siege {
         let Err(reason) = wait::within(READY, || nodes.iter().try_for_each(Node::ready)) else {
             return;
         };
+        let behind = nodes.iter().filter(|node| node.ready().is_err()).count();
+        assert!(
+            behind <= Byzantine::of(nodes.len()).f(),
+            "{behind} replicas cast no votes: {reason}"
+        );
+        self.ledgers_keep_up();
         let primary = self.cluster.primary();
         self.cluster.nodes[primary].kill();
         self.wait_for_more(WRITES_AFTER);
         self.cluster.nodes[primary].start();
         self.cluster.wait_ready();
         self.note(format!("left behind   until the primary was ended: {reason}"));
+    }
+
+    /// Every ledger comes to hold what the longest one holds now, whether its replica votes or not.
+    ///
+    /// # Panics
+    /// With the one that does not.
+    fn ledgers_keep_up(&self) {
+        let height = |node: &Node| node.status_number("height");
+        let heights: Vec<_> = self.cluster.nodes.iter().map(height).collect();
+        let longest = heights.into_iter().filter_map(Result::ok).max().unwrap_or(0);
+        wait::until("every ledger to keep up", || {
+            self.cluster.nodes.iter().try_for_each(|node| match height(node)? {
+                reached if reached >= longest => Ok(()),
+                reached => Err(format!("{}: {reached} of {longest}", node.home.display())),
+            })
+        });
     }
 
     /// The end: everything runs again, writes go on, and all of it is judged.
