@@ -306,8 +306,18 @@ impl Node {
         {
             fabric.saw(&Fact::Signed { replica, signed });
         }
-        if let Message::Checkpoint(vote) = message {
-            self.vouched = self.vouched.max(vote.value.checkpoint.height);
+        match message {
+            Message::Checkpoint(vote) => {
+                self.vouched = self.vouched.max(vote.value.checkpoint.height);
+            }
+            Message::Commit(vote) => {
+                self.committed = self.committed.max(vote.statement.sequence);
+            }
+            Message::ViewChange(change) if change.value().replica.0 == replica => {
+                let change = change.value();
+                self.left = self.left.max((change.epoch.0, change.view.0));
+            }
+            _ => {}
         }
         let bytes = Arc::new(Pbft::encode(message));
         for target in targets.filter(|target| *target != replica) {

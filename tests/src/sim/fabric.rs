@@ -97,6 +97,27 @@ impl Ord for Scheduled {
 /// What the frame of a PREPARE begins with.
 const PREPARE: [u8; 4] = 1u32.to_le_bytes();
 
+/// What frames that tell of decisions begin with.
+const DECIDED: [[u8; 4]; 2] = [13u32.to_le_bytes(), 14u32.to_le_bytes()];
+
+/// What does not get through to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Muffled {
+    /// Decided batches and stable checkpoints.
+    Decided,
+    /// State transfer.
+    State,
+}
+
+impl Muffled {
+    fn swallows(self, bulk: bool, bytes: &[u8]) -> bool {
+        match self {
+            Self::Decided => !bulk && DECIDED.iter().any(|tag| bytes.starts_with(tag)),
+            Self::State => bulk,
+        }
+    }
+}
+
 /// How links treat what is sent over them.
 #[derive(Clone, Debug)]
 pub struct Conditions {
@@ -127,6 +148,8 @@ pub struct Links {
     slow: BTreeMap<(End, End), u64>,
     /// PREPAREs reach nobody but this one.
     pub favoured: Option<End>,
+    /// This does not reach the first, save from the second.
+    pub muffled: Option<(End, Option<End>, Muffled)>,
     /// For all links alike.
     pub conditions: Conditions,
 }
@@ -138,6 +161,7 @@ impl Links {
             cut: vec![false; ends * ends],
             slow: BTreeMap::new(),
             favoured: None,
+            muffled: None,
             conditions: Conditions::GOOD,
         }
     }
@@ -163,6 +187,7 @@ impl Links {
         self.cut.fill(false);
         self.slow.clear();
         self.favoured = None;
+        self.muffled = None;
     }
 }
 
@@ -293,6 +318,13 @@ impl Fabric {
         if !favoured && !bulk && bytes.starts_with(&PREPARE) {
             return;
         }
+        if let Some((deaf, but, what)) = self.links.muffled
+            && deaf == End::from(to)
+            && but != Some(from.into())
+            && what.swallows(bulk, bytes)
+        {
+            return;
+        }
         self.travel(from.into(), to.into(), bytes, |bytes| Event::Peer { from, to, bulk, bytes });
     }
 
@@ -386,6 +418,33 @@ mod tests {
         fabric.send_peer(0, 1, false, &prepare);
         assert!(fabric.next_event().is_some());
         fabric.send_peer(0, 2, false, &commit);
+        assert!(fabric.next_event().is_some());
+    }
+
+    #[test]
+    fn what_is_muffled_reaches_one_replica_from_one_other_only() {
+        let mut fabric = fabric();
+        let checkpoint = conclave_consensus::message::Checkpoint {
+            epoch: Default::default(),
+            height: Default::default(),
+            header: fabric.cluster,
+            state_root: fabric.cluster,
+        };
+        let signatures = Vec::new();
+        let certificate =
+            conclave_consensus::message::CheckpointCertificate { checkpoint, signatures };
+        let stable = Arc::new(Pbft::encode(&Message::Stable(Arc::new(certificate))));
+        fabric.links.muffled = Some((1, Some(3), Muffled::Decided));
+        fabric.send_peer(0, 1, false, &stable);
+        assert!(fabric.next_event().is_none());
+        for (from, to, bulk) in [(3, 1, false), (0, 2, false), (0, 1, true)] {
+            fabric.send_peer(from, to, bulk, &stable);
+            assert!(fabric.next_event().is_some());
+        }
+        fabric.links.muffled = Some((1, None, Muffled::State));
+        fabric.send_peer(3, 1, true, &stable);
+        assert!(fabric.next_event().is_none());
+        fabric.send_peer(3, 1, false, &stable);
         assert!(fabric.next_event().is_some());
     }
 

@@ -11,6 +11,7 @@
 //! | [`world`]     | the event loop, the faults, healing, and the end                                   |
 //! | [`fabric`]    | time, the queue of events, links                                                   |
 //! | [`node`]      | one replica, with `effects` (its replica thread), `ledger` (executor, background), `gateway`, `transfer` |
+//! | [`story`]     | faults that wait for each other                                                    |
 //! | [`disk`]      | what survives a process                                                            |
 //! | [`client`]    | correct clients; [`history`] keeps what they saw                                   |
 //! | [`adversary`] | traitors and hostile clients                                                       |
@@ -47,6 +48,7 @@ pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod signatures;
+pub mod story;
 pub mod trace;
 mod transfer;
 pub mod twins;

@@ -8,9 +8,10 @@ pub mod rare;
 
 use super::adversary::{self, Make};
 use super::client::Habit;
-use super::fabric::{Conditions, End};
+use super::fabric::{Conditions, End, Muffled};
 use super::node::Speed;
 use super::random::Random;
+use super::story::{self, Tale};
 use conclave_consensus::membership::Limits;
 use conclave_consensus::quorum::Byzantine;
 
@@ -39,8 +40,45 @@ pub struct Options {
     pub calm: bool,
     /// Timeouts are shorter than what a disk takes, to the end.
     pub hasty: bool,
-    /// Every seed has one of the stories of [`rare`].
-    pub story: bool,
+    /// What every seed has beside its other faults.
+    pub story: Asked,
+}
+
+/// Which faults come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// As the seed says: mostly none.
+    #[default]
+    Nothing,
+    /// Some of [`rare`].
+    Rare,
+    /// The story of this name, see [`story`].
+    Story(&'static str),
+}
+
+impl Asked {
+    /// From what the command line says behind `--story`, if anything.
+    ///
+    /// # Errors
+    /// The names that there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        if name.is_empty() {
+            return Ok(Self::Rare);
+        }
+        let names = || story::ALL.iter().map(|tale| tale.name).collect::<Vec<_>>().join(", ");
+        let tale = story::named(name);
+        tale.map(|tale| Self::Story(tale.name)).ok_or_else(|| format!("there are {}", names()))
+    }
+
+    /// The arguments that ask for it.
+    #[must_use]
+    pub fn arguments(self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Rare => " --story".to_owned(),
+            Self::Story(name) => format!(" --story={name}"),
+        }
+    }
 }
 
 /// A fault, and whom it meets.
@@ -92,6 +130,10 @@ pub enum Fault {
     SlowForGood { sync: (u64, u64) },
     /// A client's process dies, and another one begins.
     ClientRestart { client: u16 },
+    /// Something does not get through to this one, save from that one, until links are mended.
+    Muffle { to: u16, but: Option<u16>, what: Muffled },
+    /// Every client asks for so many more.
+    Ask { more: u64 },
 }
 
 impl PartialEq for Conditions {
@@ -128,6 +170,8 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
     /// When the faults end, microseconds.
     pub heal_at: u64,
+    /// Faults that wait for each other, and the chance that they are told with.
+    pub story: Option<(Tale, Random)>,
     /// Keyed hashes in place of Ed25519.
     pub keyed: bool,
     /// The generator of the run itself.
@@ -168,7 +212,7 @@ impl Plan {
             heal_at = heal_at.min(500_000);
         }
         // Of their own, so that a new attack changes only the runs that it takes part in.
-        let (traitors, hostile) = attackers(&mut random.fork(), n, &options.attackers);
+        let (mut traitors, hostile) = attackers(&mut random.fork(), n, &options.attackers);
         let ends = usize::from(n) + clients.len() + hostile.len();
         let conditions = weather(&mut random, options.calm);
         let mut faults = Vec::new();
@@ -181,10 +225,17 @@ impl Plan {
         let mut limits = limits;
         if !options.calm {
             let until = &mut heal_at;
-            rare::faults(seed, n, timeout * 1000, options.story, until, &mut faults);
+            let always = options.story == Asked::Rare;
+            rare::faults(seed, n, timeout * 1000, always, until, &mut faults);
         }
         if options.hasty {
             limits.view_change_timeout_ms = rare::haste(seed, &mut clients, &mut faults);
+        }
+        let name = if let Asked::Story(name) = options.story { Some(name) } else { None };
+        let untold = options.calm && name.is_none() || !keyed;
+        let story = if untold { None } else { story::of(seed, name) };
+        if story.as_ref().is_some_and(|(tale, _)| tale.spares_one) {
+            traitors.truncate(Byzantine::of(usize::from(n)).f().saturating_sub(1));
         }
         Self {
             seed,
@@ -199,6 +250,7 @@ impl Plan {
             hostile,
             faults,
             heal_at,
+            story,
             keyed,
             random,
         }

@@ -7,11 +7,12 @@
 use super::adversary::{self, HostileClient, Make, Traitor};
 use super::check::{Cast, Checks, Fact, Violation, linearizable, liveness};
 use super::client::Client;
-use super::fabric::{Conditions, Event, Fabric};
+use super::fabric::{Conditions, End, Event, Fabric};
 use super::history::History;
 use super::keys;
 use super::node::{Ended, Loss, Node, Speed};
 use super::plan::{Fault, Plan};
+use super::story::{Next, Story};
 use super::trace::Trace;
 use conclave_consensus::storage::{Storage, Table};
 use conclave_consensus::types::Sequence;
@@ -35,6 +36,9 @@ const PATIENCE: u64 = 8;
 
 /// No run goes on longer, microseconds.
 const END: u64 = 120_000_000;
+
+/// A story that has not come to its end goes on for so long beyond the plan's faults, microseconds.
+const STORY: u64 = 6_000_000;
 
 /// Between two deeds of traitors, microseconds.
 const TRAITOR_TICK: u64 = 10_000;
@@ -71,6 +75,9 @@ pub struct World {
     /// What clients did and saw.
     pub history: History,
     faults: Vec<Option<Fault>>,
+    story: Option<Box<dyn Story>>,
+    /// The story's last moment.
+    told_by: u64,
     skews: Vec<i64>,
     f: usize,
     /// The bounds of liveness are this many times as long.
@@ -132,6 +139,8 @@ impl World {
         }
         fabric.schedule(plan.heal_at, Event::Heal);
         let faults = faults.into_iter().map(|(_, fault)| Some(fault)).collect();
+        let told_by = plan.heal_at + STORY;
+        let story = plan.story.map(|(tale, random)| (tale.tell)(random));
         let (healed_at, content_at, done) = (None, None, false);
         let history = History::default();
         let mut world = Self {
@@ -141,6 +150,8 @@ impl World {
             hostile,
             history,
             faults,
+            story,
+            told_by,
             skews,
             f,
             patience: 1,
@@ -163,6 +174,7 @@ impl World {
                 break;
             }
             self.dispatch(event);
+            self.tell();
             if self.fabric.blackout_at.is_some_and(|at| self.fabric.boundaries > at) {
                 self.fabric.blackout_at = None;
                 self.fabric.power_went = true;
@@ -171,6 +183,20 @@ impl World {
         }
         if self.fabric.checks.violation().is_none() {
             self.judge();
+        }
+    }
+
+    /// Lets the story look.
+    fn tell(&mut self) {
+        let Some(mut story) = self.story.take() else { return };
+        let (faults, goes_on) = match story.look(&self.nodes, self.fabric.now) {
+            Next::Wait => (Vec::new(), true),
+            Next::Strike(faults) => (faults, true),
+            Next::Over(faults) => (faults, false),
+        };
+        self.story = goes_on.then_some(story);
+        for fault in faults {
+            self.strike(fault);
         }
     }
 
@@ -441,7 +467,13 @@ impl World {
                 let client = &mut self.clients[usize::from(client)];
                 client.restart(&mut self.fabric, &mut self.history);
             }
+            Fault::Ask { more } => {
+                for client in &mut self.clients {
+                    client.ask_for(&mut self.fabric, more);
+                }
+            }
             Fault::Cut { .. }
+            | Fault::Muffle { .. }
             | Fault::Partition { .. }
             | Fault::SlowLink { .. }
             | Fault::Weather(_)
@@ -472,6 +504,9 @@ impl World {
                 }
             }
             Fault::SlowLink { from, to, by } => links.slow_down(from, to, by),
+            Fault::Muffle { to, but, what } => {
+                links.muffled = Some((to.into(), but.map(End::from), what));
+            }
             Fault::Favour { id } => links.favoured = Some(id.into()),
             Fault::Weather(conditions) => links.conditions = conditions,
             _ => links.mend(),
@@ -541,6 +576,10 @@ impl World {
 
     fn heal(&mut self) {
         let now = self.fabric.now;
+        if self.story.is_some() && now < self.told_by {
+            return self.fabric.schedule(WATCH, Event::Heal);
+        }
+        self.story = None;
         self.fabric.trace.line(now, format_args!("everything heals"));
         self.fabric.links.mend();
         self.fabric.links.conditions = Conditions::GOOD;
