@@ -94,26 +94,21 @@ impl Ord for Scheduled {
     }
 }
 
-/// What the frame of a PREPARE begins with.
-const PREPARE: [u8; 4] = 1u32.to_le_bytes();
-
-/// What frames that tell of decisions begin with.
-const DECIDED: [[u8; 4]; 2] = [13u32.to_le_bytes(), 14u32.to_le_bytes()];
-
-/// What does not get through to somebody.
+/// Votes that may reach one replica only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Muffled {
-    /// Decided batches and stable checkpoints.
-    Decided,
-    /// State transfer.
-    State,
+pub enum Votes {
+    /// PREPAREs.
+    Prepare,
+    /// COMMITs.
+    Commit,
 }
 
-impl Muffled {
-    fn swallows(self, bulk: bool, bytes: &[u8]) -> bool {
+impl Votes {
+    /// What the frame of such a vote begins with.
+    fn tag(self) -> [u8; 4] {
         match self {
-            Self::Decided => !bulk && DECIDED.iter().any(|tag| bytes.starts_with(tag)),
-            Self::State => bulk,
+            Self::Prepare => 1u32.to_le_bytes(),
+            Self::Commit => 2u32.to_le_bytes(),
         }
     }
 }
@@ -146,10 +141,10 @@ pub struct Links {
     cut: Vec<bool>,
     /// Added to each frame's delay on this link, microseconds.
     slow: BTreeMap<(End, End), u64>,
-    /// PREPAREs reach nobody but this one.
-    pub favoured: Option<End>,
-    /// This does not reach the first, save from the second.
-    pub muffled: Option<(End, Option<End>, Muffled)>,
+    /// These votes reach nobody but this one.
+    pub favoured: Option<(End, Votes)>,
+    /// State transfer reaches the first from nobody but the second.
+    pub muffled: Option<(End, End)>,
     /// For all links alike.
     pub conditions: Conditions,
 }
@@ -314,15 +309,15 @@ impl Fabric {
 
     /// Puts a frame between replicas on its way.
     pub fn send_peer(&mut self, from: u16, to: u16, bulk: bool, bytes: &Frame) {
-        let favoured = self.links.favoured.is_none_or(|favoured| favoured == End::from(to));
-        if !favoured && !bulk && bytes.starts_with(&PREPARE) {
-            return;
-        }
-        if let Some((deaf, but, what)) = self.links.muffled
-            && deaf == End::from(to)
-            && but != Some(from.into())
-            && what.swallows(bulk, bytes)
-        {
+        let (one, other) = (End::from(from), End::from(to));
+        let lost = match self.links.favoured {
+            Some((favoured, votes)) => {
+                favoured != other && !bulk && bytes.starts_with(&votes.tag())
+            }
+            None => false,
+        };
+        let unheard = self.links.muffled.is_some_and(|(deaf, but)| deaf == other && but != one);
+        if lost || bulk && unheard {
             return;
         }
         self.travel(from.into(), to.into(), bytes, |bytes| Event::Peer { from, to, bulk, bytes });
@@ -404,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn prepares_that_one_replica_is_favoured_with_reach_nobody_else() {
+    fn votes_that_one_replica_is_favoured_with_reach_nobody_else() {
         let mut fabric = fabric();
         let forge = crate::sim::adversary::forge::vote;
         let (epoch, view, sequence) = Default::default();
@@ -412,40 +407,30 @@ mod tests {
         let vote = forge(&keys::replica(0), &cluster, 4, epoch, view, sequence, cluster);
         let prepare = Arc::new(Pbft::encode(&Message::Prepare(vote)));
         let commit = Arc::new(Pbft::encode(&Message::Commit(vote)));
-        fabric.links.favoured = Some(1);
-        fabric.send_peer(0, 2, false, &prepare);
-        assert!(fabric.next_event().is_none());
-        fabric.send_peer(0, 1, false, &prepare);
-        assert!(fabric.next_event().is_some());
-        fabric.send_peer(0, 2, false, &commit);
-        assert!(fabric.next_event().is_some());
+        for (votes, lost, heard) in
+            [(Votes::Prepare, &prepare, &commit), (Votes::Commit, &commit, &prepare)]
+        {
+            fabric.links.favoured = Some((1, votes));
+            fabric.send_peer(0, 2, false, lost);
+            assert!(fabric.next_event().is_none());
+            fabric.send_peer(0, 1, false, lost);
+            assert!(fabric.next_event().is_some());
+            fabric.send_peer(0, 2, false, heard);
+            assert!(fabric.next_event().is_some());
+        }
     }
 
     #[test]
-    fn what_is_muffled_reaches_one_replica_from_one_other_only() {
+    fn a_muffled_replica_hears_of_state_from_one_other_only() {
         let mut fabric = fabric();
-        let checkpoint = conclave_consensus::message::Checkpoint {
-            epoch: Default::default(),
-            height: Default::default(),
-            header: fabric.cluster,
-            state_root: fabric.cluster,
-        };
-        let signatures = Vec::new();
-        let certificate =
-            conclave_consensus::message::CheckpointCertificate { checkpoint, signatures };
-        let stable = Arc::new(Pbft::encode(&Message::Stable(Arc::new(certificate))));
-        fabric.links.muffled = Some((1, Some(3), Muffled::Decided));
-        fabric.send_peer(0, 1, false, &stable);
+        let frame = Arc::new(vec![1]);
+        fabric.links.muffled = Some((1, 3));
+        fabric.send_peer(0, 1, true, &frame);
         assert!(fabric.next_event().is_none());
-        for (from, to, bulk) in [(3, 1, false), (0, 2, false), (0, 1, true)] {
-            fabric.send_peer(from, to, bulk, &stable);
+        for (from, to, bulk) in [(3, 1, true), (0, 2, true), (0, 1, false)] {
+            fabric.send_peer(from, to, bulk, &frame);
             assert!(fabric.next_event().is_some());
         }
-        fabric.links.muffled = Some((1, None, Muffled::State));
-        fabric.send_peer(3, 1, true, &stable);
-        assert!(fabric.next_event().is_none());
-        fabric.send_peer(3, 1, false, &stable);
-        assert!(fabric.next_event().is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub mod rare;
 
 use super::adversary::{self, Make};
 use super::client::Habit;
-use super::fabric::{Conditions, End, Muffled};
+use super::fabric::{Conditions, End, Votes};
 use super::node::Speed;
 use super::random::Random;
 use super::story::{self, Tale};
@@ -124,14 +124,14 @@ pub enum Fault {
     Restore { id: u16, both: bool },
     /// The power goes in the sync of the journal that comes after so many more, of one or of all.
     Tear { id: Option<u16>, syncs: u64 },
-    /// PREPAREs reach this one alone, until links are mended.
-    Favour { id: u16 },
+    /// These votes reach this one alone, until links are mended.
+    Favour { id: u16, votes: Votes },
     /// The disks are slow and stay so, microseconds.
     SlowForGood { sync: (u64, u64) },
     /// A client's process dies, and another one begins.
     ClientRestart { client: u16 },
-    /// Something does not get through to this one, save from that one, until links are mended.
-    Muffle { to: u16, but: Option<u16>, what: Muffled },
+    /// This one hears of state from that one alone, until links are mended.
+    Muffle { to: u16, but: u16 },
     /// Every client asks for so many more.
     Ask { more: u64 },
 }

@@ -56,7 +56,7 @@ pub fn named(name: &str) -> Option<Tale> {
 /// seeds stay as they were.
 #[must_use]
 pub fn of(seed: u64, asked: Option<&str>) -> Option<(Tale, Random)> {
-    let mut random = Random::new(seed ^ u64::from_le_bytes(*b"story...")); 
+    let mut random = Random::new(seed ^ u64::from_le_bytes(*b"story..."));
     let drawn = *random.pick(ALL);
     let tale = match asked {
         Some(name) => named(name)?,

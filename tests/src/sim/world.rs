@@ -7,7 +7,7 @@
 use super::adversary::{self, HostileClient, Make, Traitor};
 use super::check::{Cast, Checks, Fact, Violation, linearizable, liveness};
 use super::client::Client;
-use super::fabric::{Conditions, End, Event, Fabric};
+use super::fabric::{Conditions, Event, Fabric};
 use super::history::History;
 use super::keys;
 use super::node::{Ended, Loss, Node, Speed};
@@ -504,10 +504,8 @@ impl World {
                 }
             }
             Fault::SlowLink { from, to, by } => links.slow_down(from, to, by),
-            Fault::Muffle { to, but, what } => {
-                links.muffled = Some((to.into(), but.map(End::from), what));
-            }
-            Fault::Favour { id } => links.favoured = Some(id.into()),
+            Fault::Muffle { to, but } => links.muffled = Some((to.into(), but.into())),
+            Fault::Favour { id, votes } => links.favoured = Some((id.into(), votes)),
             Fault::Weather(conditions) => links.conditions = conditions,
             _ => links.mend(),
         }

@@ -2,7 +2,6 @@
 //! and what it sends is judged by the certificate, or not at all.
 
 use super::{Next, Story, Tale, ask};
-use crate::sim::fabric::Muffled;
 use crate::sim::node::Node;
 use crate::sim::plan::Fault;
 use crate::sim::random::Random;
@@ -48,8 +47,7 @@ impl Story for ClaimedState {
                     .collect();
                 let id = *self.random.pick(&correct);
                 self.at = Stage::Lost(id, now);
-                let what = Muffled::State;
-                let deaf = Fault::Muffle { to: id, but: Some(liar.id), what };
+                let deaf = Fault::Muffle { to: id, but: liar.id };
                 Next::Strike(vec![deaf, Fault::LoseLedger { id }, ask()])
             }
             Stage::Lost(id, since) => {

@@ -1,11 +1,11 @@
 //! Certificates of two views for one slot meet in a NEW-VIEW, and the one of the higher view has to win (OSDI'99 §4.4).
 //!
 //! Of four replicas one prepares a batch alone and is cut off. The three others know nothing of it, change the view, and
-//! decide another batch in that slot. Then the new primary is cut off, and the first comes back: its VIEW-CHANGE is needed
-//! for the next view, and what was decided reaches it from nowhere but that NEW-VIEW.
+//! prepare another batch in that slot, which their primary alone decides before it is cut off too. Then the first comes
+//! back: its VIEW-CHANGE is needed for the next view, and what was decided is known from the others' certificates only.
 
 use super::{Next, Story, Tale, ask, cut_off};
-use crate::sim::fabric::Muffled;
+use crate::sim::fabric::Votes;
 use crate::sim::node::Node;
 use crate::sim::plan::Fault;
 use conclave_consensus::types::Sequence;
@@ -23,11 +23,10 @@ struct TwoCertificates {
     at: Stage,
 }
 
-/// Who leads the view in which it begins and the two after it, and who is left.
+/// Who leads the two views after the one in which it begins, and who is neither these nor the primary.
 #[derive(Clone, Copy)]
 struct Roles {
     view: u64,
-    primary: u16,
     next: u16,
     after_next: u16,
     alone: u16,
@@ -39,7 +38,7 @@ enum Stage {
     Favoured(Roles, Option<u64>),
     /// It is cut off, prepared at this sequence.
     CutOff(Roles, Sequence),
-    /// The others are in the next view.
+    /// The others are in the next view, and COMMITs reach its primary only.
     GoOn(Roles, Sequence),
     /// It is back, and the next primary is gone.
     Back(Roles, Sequence),
@@ -59,7 +58,6 @@ fn roles(nodes: &[Node]) -> Option<Roles> {
     let replica = |after: u16| (primary + after) % 4;
     (nodes.len() == 4 && nodes.iter().all(ready)).then(|| Roles {
         view,
-        primary,
         next: replica(1),
         after_next: replica(2),
         alone: replica(3),
@@ -74,10 +72,6 @@ impl Roles {
         let highest = others.map(|node| node.committed.max(node.height().unwrap_or_default()));
         highest.max().is_some_and(|highest| mine > highest).then_some(mine)
     }
-
-    fn both(self, nodes: &[Node], ids: [u16; 2], holds: impl Fn(&Node) -> bool) -> bool {
-        ids.iter().all(|id| holds(&nodes[usize::from(*id)]))
-    }
 }
 
 impl Story for TwoCertificates {
@@ -87,7 +81,7 @@ impl Story for TwoCertificates {
             Stage::Runs => {
                 let Some(roles) = roles(nodes) else { return Next::Wait };
                 self.at = Stage::Favoured(roles, None);
-                Next::Strike(vec![ask(), Fault::Favour { id: roles.alone }])
+                Next::Strike(vec![ask(), Fault::Favour { id: roles.alone, votes: Votes::Prepare }])
             }
             Stage::Favoured(roles, since) => {
                 let Some(sequence) = roles.prepared_alone(nodes) else {
@@ -104,20 +98,19 @@ impl Story for TwoCertificates {
             Stage::CutOff(roles, sequence) => {
                 // From here on nobody sends a PREPARE of the view that they left.
                 let left = |node: &Node| node.status().is_some_and(|it| it.view > roles.view);
-                if !roles.both(nodes, [roles.next, roles.after_next], left) {
+                if ![roles.next, roles.after_next].iter().all(|id| left(&nodes[usize::from(*id)])) {
                     return Next::Wait;
                 }
                 self.at = Stage::GoOn(roles, sequence);
-                Next::Strike(vec![Fault::Mend, cut_off(roles.alone), ask()])
+                let favour = Fault::Favour { id: roles.next, votes: Votes::Commit };
+                Next::Strike(vec![Fault::Mend, cut_off(roles.alone), favour, ask()])
             }
             Stage::GoOn(roles, sequence) => {
-                let executed = |node: &Node| node.height().is_some_and(|it| it >= sequence);
-                if !roles.both(nodes, [roles.primary, roles.after_next], executed) {
+                if nodes[usize::from(roles.next)].height().is_none_or(|it| it < sequence) {
                     return Next::Wait;
                 }
                 self.at = Stage::Back(roles, sequence);
-                let deaf = Fault::Muffle { to: roles.alone, but: None, what: Muffled::Decided };
-                Next::Strike(vec![Fault::Mend, cut_off(roles.next), deaf, ask()])
+                Next::Strike(vec![Fault::Mend, cut_off(roles.next), ask()])
             }
             Stage::Back(roles, sequence) => {
                 let alone = &nodes[usize::from(roles.alone)];
