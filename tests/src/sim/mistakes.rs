@@ -73,12 +73,6 @@ pub struct Mistake {
     pub shapes: &'static [Shape],
 }
 
-/// Mistakes that no seed of the suite catches yet; it requires all others to be caught. The first needs certificates of
-/// two views for one slot, of which the older reaches a NEW-VIEW alone; the second a replica that loses its disks again
-/// around its own Rejoin; the third a liar that is asked for the state before anybody honest.
-pub const AT_LARGE: &[&str] =
-    &["lower-view-certificate-preferred", "rejoin-nonce-ignored", "target-from-a-claim"];
-
 /// A run of the seed.
 const SEED: Shape =
     Shape { attack: Who::Random, calm: false, hasty: false, story: Asked::Nothing, replicas: None };

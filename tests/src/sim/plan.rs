@@ -234,7 +234,9 @@ impl Plan {
         let name = if let Asked::Story(name) = options.story { Some(name) } else { None };
         let untold = options.calm && name.is_none() || !keyed;
         let story = if untold { None } else { story::of(seed, name) };
-        if story.as_ref().is_some_and(|(tale, _)| tale.spares_one) {
+        if story.as_ref().is_some_and(|(tale, _)| tale.transfers) {
+            limits.checkpoint_interval = story::INTERVAL;
+            limits.window = story::INTERVAL * 2;
             traitors.truncate(Byzantine::of(usize::from(n)).f().saturating_sub(1));
         }
         Self {

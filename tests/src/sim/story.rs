@@ -34,14 +34,17 @@ pub trait Story {
 pub struct Tale {
     /// On the command line.
     pub name: &'static str,
-    /// It is about a liar and about somebody else who loses something: one of the f has to be spared.
-    pub spares_one: bool,
+    /// It is about somebody who fetches state beside a liar: one of the f has to be spared, and checkpoints are close.
+    pub transfers: bool,
     /// How it is told.
     pub tell: fn(Random) -> Box<dyn Story>,
 }
 
 /// All of them.
 pub const ALL: &[Tale] = &[forgets_twice::TALE, two_certificates::TALE, claimed_state::TALE];
+
+/// Between checkpoints where state is transferred.
+pub const INTERVAL: u64 = 4;
 
 /// Of a thousand runs so many have one of these.
 const PERMILLE: u64 = 50;
@@ -67,8 +70,8 @@ pub fn of(seed: u64, asked: Option<&str>) -> Option<(Tale, Random)> {
 }
 
 /// Every client asks for more: a cluster that has nothing to do does nothing.
-fn ask() -> Fault {
-    Fault::Ask { more: 2 }
+fn ask(more: u64) -> Fault {
+    Fault::Ask { more }
 }
 
 /// One replica hears nobody and is heard by nobody.

@@ -11,7 +11,7 @@ use crate::sim::random::Random;
 
 pub(super) const TALE: Tale = Tale {
     name: "forgets-twice",
-    spares_one: false,
+    transfers: false,
     tell: |random| Box::new(ForgetsTwice { random, at: Stage::Runs }),
 };
 
@@ -43,7 +43,7 @@ impl Story for ForgetsTwice {
                 }
                 let id = self.random.below(nodes.len() as u64) as u16;
                 self.at = Stage::Forgot(id);
-                Next::Strike(vec![Fault::LoseBoth { id }, ask()])
+                Next::Strike(vec![Fault::LoseBoth { id }, ask(2)])
             }
             Stage::Forgot(id) => {
                 let node = &nodes[usize::from(id)];
@@ -55,7 +55,7 @@ impl Story for ForgetsTwice {
                     return Next::Wait;
                 };
                 self.at = Stage::Votes(id, status.epoch.0, status.view);
-                Next::Strike(vec![ask(), cut_off(primary.0)])
+                Next::Strike(vec![ask(2), cut_off(primary.0)])
             }
             Stage::Votes(id, epoch, view) => {
                 if nodes[usize::from(id)].left <= (epoch, view) {

@@ -12,7 +12,7 @@ use conclave_consensus::types::Sequence;
 
 pub(super) const TALE: Tale = Tale {
     name: "two-certificates",
-    spares_one: false,
+    transfers: false,
     tell: |_| Box::new(TwoCertificates { at: Stage::Runs }),
 };
 
@@ -81,7 +81,7 @@ impl Story for TwoCertificates {
             Stage::Runs => {
                 let Some(roles) = roles(nodes) else { return Next::Wait };
                 self.at = Stage::Favoured(roles, None);
-                Next::Strike(vec![ask(), Fault::Favour { id: roles.alone, votes: Votes::Prepare }])
+                Next::Strike(vec![ask(2), Fault::Favour { id: roles.alone, votes: Votes::Prepare }])
             }
             Stage::Favoured(roles, since) => {
                 let Some(sequence) = roles.prepared_alone(nodes) else {
@@ -103,14 +103,14 @@ impl Story for TwoCertificates {
                 }
                 self.at = Stage::GoOn(roles, sequence);
                 let favour = Fault::Favour { id: roles.next, votes: Votes::Commit };
-                Next::Strike(vec![Fault::Mend, cut_off(roles.alone), favour, ask()])
+                Next::Strike(vec![Fault::Mend, cut_off(roles.alone), favour, ask(2)])
             }
             Stage::GoOn(roles, sequence) => {
                 if nodes[usize::from(roles.next)].height().is_none_or(|it| it < sequence) {
                     return Next::Wait;
                 }
                 self.at = Stage::Back(roles, sequence);
-                Next::Strike(vec![Fault::Mend, cut_off(roles.next), ask()])
+                Next::Strike(vec![Fault::Mend, cut_off(roles.next), ask(2)])
             }
             Stage::Back(roles, sequence) => {
                 let alone = &nodes[usize::from(roles.alone)];
