@@ -3,7 +3,7 @@
 
 use conclave_tests::sim::crash_points::{Scene, Victim, every};
 use conclave_tests::sim::hunt::{Hunt, Until, hunt};
-use conclave_tests::sim::plan::Options;
+use conclave_tests::sim::plan::{Asked, Options};
 use conclave_tests::sim::run;
 
 /// Seeds of the suite.
@@ -34,6 +34,20 @@ fn what_hunts_found_is_not_found_again() {
     for seed in [6_443, 9_051, 1_008_399, 1_015_613, 7_033_343] {
         let outcome = run::seed(seed, &Options::default());
         assert_eq!(outcome.violation, None, "seed {seed}");
+    }
+}
+
+/// Seeds whose stories broke a property: a Rejoin that a liar's own, one in each epoch, was ordered before for ever.
+#[test]
+fn what_stories_found_is_not_found_again() {
+    for (seed, replicas, story) in [
+        (907, Some(7), "claimed-state"),
+        (970, None, "forgets-twice"),
+        (208, Some(7), "claimed-state"),
+    ] {
+        let options = Options { replicas, story: Asked::Story(story), ..Options::default() };
+        let outcome = run::seed(seed, &options);
+        assert_eq!(outcome.violation, None, "seed {seed}, {story}");
     }
 }
 

@@ -210,10 +210,11 @@ impl Pbft {
             .map_or(0, |end| end.header.timestamp.0.saturating_add(self.limits.rejoin_interval_ms))
     }
 
-    /// The change that the primary proposes next.
+    /// The change that the primary proposes next: of whoever rejoined longest ago, so that one who
+    /// asks in every epoch is in nobody's way.
     pub(super) fn pending_change(&self) -> Option<Change> {
-        let due = |replica: &&ReplicaId| self.wall.0 >= self.accepts_rejoin_from(**replica);
-        let replica = self.epochs.rejoins.keys().find(due)?;
+        let asking = self.epochs.rejoins.keys().map(|it| (self.accepts_rejoin_from(*it), it));
+        let (_, replica) = asking.min().filter(|(from, _)| self.wall.0 >= *from)?;
         let pending = self.epochs.rejoins.get(replica)?;
         Some(Change::Rejoin(pending.rejoin.clone()))
     }
