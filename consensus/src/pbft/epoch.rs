@@ -222,10 +222,14 @@ impl Pbft {
     /// A pending Rejoin has a request timer like any request.
     pub(super) fn rejoin_overdue(&self, clock_ms: u64, from_ms: u64, timeout_ms: u64) -> bool {
         let latest = self.wall.0.saturating_sub(self.limits.clock_window_ms);
-        self.epochs.rejoins.iter().any(|(replica, pending)| {
+        let overdue = self.epochs.rejoins.iter().any(|(replica, pending)| {
             latest >= self.accepts_rejoin_from(*replica)
                 && clock_ms.saturating_sub(pending.since_ms.max(from_ms)) >= timeout_ms
-        })
+        });
+        if overdue {
+            mark!("a Rejoin is overdue");
+        }
+        overdue
     }
 
     /// A batch is handed over; its change waits for execution's word.
@@ -237,6 +241,7 @@ impl Pbft {
         }
         if let Some(Change::Rejoin(rejoin)) = &committed.batch.change {
             if !mistake!("commits-pass-a-change") {
+                mark!("execution's word on a change is waited for");
                 self.gate = Some(committed.sequence);
             }
             self.epochs.delivered = Some((committed.sequence, rejoin.value.replica));

@@ -6,6 +6,7 @@
 use super::check::Fact;
 use super::fabric::{Event, Fabric, Wake};
 use super::node::{DRAIN_MAX, Ended, Job, Loss, Node, PEER_ITEMS_MAX, Task, ToReplica};
+use super::observed;
 use super::signatures;
 use conclave_consensus::engine::{Effect, Engine, Input, Reject, To};
 use conclave_consensus::message::EpochEnd;
@@ -62,10 +63,13 @@ impl Node {
         fabric.saw(&Fact::Decoded { replica, from, bytes: bytes.len(), verifications, accepted });
         let message = match decoded {
             Ok(message) => message,
-            Err(Reject::Proven(_, evidence)) => {
-                return fabric.saw(&Fact::Evidence { replica, evidence: &evidence });
+            Err(reason) => {
+                observed::refused(&reason);
+                if let Reject::Proven(_, evidence) = &reason {
+                    fabric.saw(&Fact::Evidence { replica, evidence });
+                }
+                return;
             }
-            Err(_) => return,
         };
         let waiting = &mut process.waiting[usize::from(from)];
         if *waiting >= PEER_ITEMS_MAX {
@@ -258,6 +262,7 @@ impl Node {
                 fabric.saw(&Fact::Rejected { replica: self.id, from: from.0, reason: &reason });
             }
             Effect::Check(batch) => {
+                observed::late_check();
                 let Some(process) = &self.process else { return };
                 let valid = process.replica.engine().horizon().check(&batch);
                 let checked = Input::Checked { batch: batch.digest(), valid };

@@ -1,6 +1,7 @@
 //! What lies between the processes: virtual time, the queue of events, the links, and who watches.
 
 use super::check::{Checks, Fact};
+use super::observed;
 use super::random::Random;
 use super::trace::Trace;
 use conclave_consensus::membership::Genesis;
@@ -304,6 +305,7 @@ impl Fabric {
 
     /// Tells those who watch.
     pub fn saw(&mut self, fact: &Fact<'_>) {
+        observed::see(fact, self.genesis.limits.checkpoint_interval);
         self.checks.see(fact, self.now);
     }
 

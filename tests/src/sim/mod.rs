@@ -16,7 +16,7 @@
 //! | [`client`]    | correct clients; [`history`] keeps what they saw                                   |
 //! | [`adversary`] | traitors and hostile clients                                                       |
 //! | [`check`]     | the properties                                                                     |
-//! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
+//! | [`coverage`]  | marks in the product, and in `observed`: which rules and rare branches runs reach    |
 //! | [`mistakes`]  | what can be made wrong in the product on purpose; [`mutants`] sees to it that each is caught |
 //! | [`scenario`]  | the worked problems of the field, as diagrams                                      |
 //! | [`twins`]     | two correct replicas with one key, partitions and leaders enumerated                |
@@ -42,6 +42,7 @@ mod ledger;
 pub mod mistakes;
 pub mod mutants;
 pub mod node;
+mod observed;
 mod order;
 pub mod plan;
 pub mod random;

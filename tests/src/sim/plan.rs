@@ -178,6 +178,9 @@ pub struct Plan {
     pub random: Random,
 }
 
+/// Of a thousand traitors so many have a late attack on their minds too.
+const LATE_PERMILLE: u64 = 120;
+
 /// Of a thousand runs so many use real signatures.
 const REAL_SIGNATURES_PERMILLE: u64 = 50;
 
@@ -304,7 +307,7 @@ fn attackers(
     asked: &Attackers,
 ) -> (Vec<(u16, Vec<&'static str>)>, Vec<&'static str>) {
     let f = Byzantine::of(usize::from(n)).f();
-    let all = adversary::all();
+    let all = adversary::early();
     let minds: Vec<_> =
         all.iter().filter(|attack| matches!(attack.make, Make::Replica(_))).collect();
     let hostile: Vec<_> =
@@ -324,7 +327,7 @@ fn attackers(
             None => (Vec::new(), Vec::new()),
         },
         Attackers::Random => {
-            let lying = if random.chance(500) {
+            let mut lying = if random.chance(500) {
                 traitors(random, &mut |random| {
                     let mut drawn = vec![random.pick(&minds).name];
                     if random.chance(300) {
@@ -337,6 +340,12 @@ fn attackers(
             };
             let guests =
                 if random.chance(150) { vec![random.pick(&hostile).name] } else { Vec::new() };
+            // Drawn last, see `adversary::late`.
+            for (_, minds) in &mut lying {
+                if random.chance(LATE_PERMILLE) {
+                    minds.insert(0, random.pick(&adversary::late()).name);
+                }
+            }
             (lying, guests)
         }
     }
