@@ -3,7 +3,7 @@
 
 use conclave_tests::sim::crash_points::{Scene, Victim, every};
 use conclave_tests::sim::hunt::{Hunt, Until, hunt};
-use conclave_tests::sim::plan::{Asked, Options};
+use conclave_tests::sim::plan::{Asked, Attackers, Options};
 use conclave_tests::sim::run;
 
 /// Seeds of the suite.
@@ -25,6 +25,46 @@ fn every_property_holds_in_every_seed_of_the_suite() {
     assert!(found.repeated >= SEEDS / 50);
     let missing = found.coverage.required_missing();
     assert!(missing.is_empty(), "no seed reaches {missing:?}");
+}
+
+/// Seeds of each hunt for what only one attack or story reaches.
+const AIMED: u64 = 200;
+
+#[test]
+fn what_few_seeds_reach_is_reached_where_it_is_looked_for() {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let lied_to = Asked::Story("claimed-state");
+    let lost = [
+        "a peer is blamed for a chunk",
+        "no peer serves the target any more",
+        "a target that nobody serves is held against who named it",
+    ];
+    let aims: [(&str, Option<u16>, Asked, &[&str]); 4] = [
+        ("transfer-poisoner", Some(7), lied_to, &lost),
+        ("new-view-liar", None, Asked::Nothing, &["O of NEW-VIEW does not follow from V"]),
+        (
+            "forged-batch",
+            None,
+            Asked::Nothing,
+            &["a request that nobody signed proves who proposed it"],
+        ),
+        (
+            "fetch-spammer",
+            None,
+            Asked::Nothing,
+            &["the installed state ends the epoch or is beyond it"],
+        ),
+    ];
+    for (attack, replicas, story, marks) in aims {
+        let attackers = Attackers::Named(attack.to_owned());
+        let options = Options { replicas, attackers, story, ..Options::default() };
+        let until = Until::Seeds(AIMED);
+        let found = hunt(&Hunt { from: 0, until, jobs, options, stop_at_first: false }, &|_| ());
+        assert!(found.findings.is_empty(), "{attack}: {:?}", found.findings);
+        for mark in marks {
+            assert!(found.coverage.reached().contains_key(mark), "{attack} never reaches: {mark}");
+        }
+    }
 }
 
 /// Seeds that once broke a property: a transfer that waited for one silent liar, and ledgers lost or changed by a disk
