@@ -74,12 +74,14 @@ impl Check for Caps {
 mod tests {
     use super::super::testing::{cast, status};
     use super::*;
+    use conclave_consensus::engine::EngineStatus;
     use conclave_consensus::types::Sequence;
 
     #[test]
     fn a_journal_may_be_as_long_as_its_ledger_was_behind_until_it_is_short_again() {
         let cast = cast(4, &[]);
-        let (behind, level) = (status(0, 900), status(0, 0));
+        let level = status(0, 0);
+        let behind = EngineStatus { decided: Sequence(900), ..level.clone() };
         let mut check = Caps::default();
         let mut stepped = |status, journal| {
             let (height, waiting) = (Sequence(0), 0);
