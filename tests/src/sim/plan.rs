@@ -81,6 +81,17 @@ impl Asked {
     }
 }
 
+impl Options {
+    /// The story of this seed; without other faults only one that is asked for.
+    fn story_of(&self, seed: u64) -> Option<(Tale, Random)> {
+        match self.story {
+            Asked::Story(name) => story::of(seed, Some(name)),
+            Asked::Nothing | Asked::Rare if self.calm => None,
+            Asked::Nothing | Asked::Rare => story::of(seed, None),
+        }
+    }
+}
+
 /// A fault, and whom it meets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -234,12 +245,9 @@ impl Plan {
         if options.hasty {
             limits.view_change_timeout_ms = rare::haste(seed, &mut clients, &mut faults);
         }
-        let name = if let Asked::Story(name) = options.story { Some(name) } else { None };
-        let untold = options.calm && name.is_none() || !keyed;
-        let story = if untold { None } else { story::of(seed, name) };
+        let story = if keyed { options.story_of(seed) } else { None };
         if story.as_ref().is_some_and(|(tale, _)| tale.transfers) {
-            limits.checkpoint_interval = story::INTERVAL;
-            limits.window = story::INTERVAL * 2;
+            (limits.checkpoint_interval, limits.window) = (story::INTERVAL, story::INTERVAL * 2);
             traitors.truncate(Byzantine::of(usize::from(n)).f().saturating_sub(1));
         }
         Self {

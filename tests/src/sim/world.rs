@@ -12,6 +12,7 @@ use super::history::History;
 use super::keys;
 use super::node::{Ended, Loss, Node, Speed};
 use super::plan::{Fault, Plan};
+use super::random::Random;
 use super::story::{Next, Story};
 use super::trace::Trace;
 use conclave_consensus::storage::{Storage, Table};
@@ -125,15 +126,10 @@ impl World {
         let clients: Vec<Client> = clients
             .map(|(index, habit)| Client::new(&mut fabric, index, *habit, random.fork()))
             .collect();
-        let mut hostile = Vec::new();
-        for (index, name) in (clients.len() as u16..).zip(&plan.hostile) {
-            if let Some(attack) = adversary::named(name)
-                && let Make::Client(make) = attack.make
-            {
-                hostile.push(HostileClient::new(index, make(&mut random), random.fork()));
-                fabric.schedule(TRAITOR_TICK, Event::Hostile { client: index });
-            }
-        }
+        let guests = (clients.len() as u16..).zip(&plan.hostile);
+        let hostile = guests
+            .filter_map(|(index, name)| guest(&mut fabric, &mut random, index, name))
+            .collect();
         for (index, (at, _)) in faults.iter().enumerate() {
             fabric.schedule(*at, Event::Fault { index });
         }
@@ -450,10 +446,9 @@ impl World {
                 self.fabric.schedule(length, Event::Start { id });
             }
             Fault::Tear { id, syncs } => {
-                for id in (0..self.fabric.n).filter(|it| id.is_none_or(|id| id == *it)) {
-                    if self.is_mine(id) {
-                        self.nodes[usize::from(id)].tear = Some(syncs);
-                    }
+                let torn = |node: &&mut Node| id.is_none_or(|id| id == node.id);
+                for node in self.nodes.iter_mut().filter(torn).filter(|it| it.traitor.is_none()) {
+                    node.tear = Some(syncs);
                 }
             }
             Fault::SlowForGood { sync } => {
@@ -467,11 +462,7 @@ impl World {
                 let client = &mut self.clients[usize::from(client)];
                 client.restart(&mut self.fabric, &mut self.history);
             }
-            Fault::Ask { more } => {
-                for client in &mut self.clients {
-                    client.ask_for(&mut self.fabric, more);
-                }
-            }
+            Fault::Ask { more } => self.ask_for(more),
             Fault::Cut { .. }
             | Fault::Muffle { .. }
             | Fault::Partition { .. }
@@ -485,6 +476,12 @@ impl World {
             | Fault::FlipBit { .. }
             | Fault::Copy { .. }
             | Fault::Restore { .. } => self.strike_disk(fault),
+        }
+    }
+
+    fn ask_for(&mut self, more: u64) {
+        for client in &mut self.clients {
+            client.ask_for(&mut self.fabric, more);
         }
     }
 
@@ -590,9 +587,7 @@ impl World {
             self.fabric.schedule(after, Event::Start { id });
         }
         self.healed_at = Some(now);
-        for client in &mut self.clients {
-            client.ask_for(&mut self.fabric, AFTER_HEALING);
-        }
+        self.ask_for(AFTER_HEALING);
         self.fabric.schedule(WATCH, Event::Watch);
     }
 
@@ -672,6 +667,18 @@ impl World {
             state: lines.join("\n"),
         }
     }
+}
+
+/// A hostile client of this name on this connection, about to act.
+fn guest(
+    fabric: &mut Fabric,
+    random: &mut Random,
+    client: u16,
+    name: &str,
+) -> Option<HostileClient> {
+    let Make::Client(make) = adversary::named(name)?.make else { return None };
+    fabric.schedule(TRAITOR_TICK, Event::Hostile { client });
+    Some(HostileClient::new(client, make(random), random.fork()))
 }
 
 /// A digest of all rows of the replicated tables.
