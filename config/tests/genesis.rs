@@ -302,22 +302,41 @@ fn fewer_than_four_replicas_are_refused_with_what_to_do() {
     assert_refused(none, 0, "0 replicas, but pbft needs at least 4");
 }
 
-#[test]
-fn a_view_change_that_would_fit_no_message_is_refused_beforehand() {
-    let mut text = good().replace("checkpoint_interval = 128", "checkpoint_interval = 4096");
+/// The good file with so many replicas and no clients.
+fn with_replicas(count: u8) -> String {
+    let mut text = good();
     let clients = text.find("[[clients]]").unwrap();
     text.truncate(clients);
-    for id in 4..16u8 {
+    for id in 4..count {
         text += &format!(
             "[[replicas]]\nid = {id}\norganization = \"acme\"\nkey = \"{}\"\naddress = \"h{id}.org:1\"\nclient_address = \"h{id}.org:2\"\n",
             key(id)
         );
     }
+    text
+}
+
+#[test]
+fn a_view_change_that_would_fit_no_message_is_refused_beforehand() {
+    let text = with_replicas(16);
     assert_refused(
-        &text,
+        &text.replace("checkpoint_interval = 128", "checkpoint_interval = 4096"),
         6,
         "`checkpoint_interval` is 4096; expected at most 608 with 16 replicas",
     );
+}
+
+#[test]
+fn the_defaults_are_refused_where_they_do_not_suit_so_many_replicas() {
+    for left_out in ["[limits]\ncheckpoint_interval = 128\n", "checkpoint_interval = 128\n"] {
+        let accepted = with_replicas(88).replace(left_out, "");
+        assert_eq!(parse(&accepted).unwrap().limits, Limits::default());
+        for (count, most) in [(91, 124), (100, 113)] {
+            let error = parse(&with_replicas(count).replace(left_out, "")).unwrap_err();
+            let expected = format!("`checkpoint_interval` is 128; expected at most {most}");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
 }
 
 #[test]

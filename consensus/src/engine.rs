@@ -13,8 +13,8 @@ use crate::message::{Batch, BlockHeader, CheckpointCertificate, EpochEnd, Signed
 use crate::types::{ClientId, Epoch, ReadToken, ReplicaId, Sequence, Timestamp};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::{KeyCache, VerifyingKey};
-use conclave_crypto::mistake;
 use conclave_crypto::strict::{Claim, verify_each};
+use conclave_crypto::{mark, mistake};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -409,7 +409,11 @@ impl Verifier {
 
 impl Recent {
     fn contains(&self, name: &Digest) -> bool {
-        self.current.contains(name) || self.previous.contains(name)
+        let known = self.current.contains(name) || self.previous.contains(name);
+        if known {
+            mark!("a signature that was checked is not checked again");
+        }
+        known
     }
 
     fn insert(&mut self, name: Digest) {

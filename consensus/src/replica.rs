@@ -11,7 +11,7 @@
 //! ([`After::Persists`]). Records that are lazy ride on the next write that is not.
 
 use crate::engine::{After, Effect, Engine, Input, Record};
-use conclave_crypto::mistake;
+use conclave_crypto::{mark, mistake};
 use std::collections::VecDeque;
 
 /// Names a journal write. Writes are numbered from 1 without gaps.
@@ -119,8 +119,12 @@ impl<E: Engine> Replica<E> {
                 ready.push(effect);
             } else if let Effect::Send { after: After::Persists(count), .. } = effect {
                 if count <= self.persists_durable {
+                    if !self.waiting.is_empty() {
+                        mark!("a vote overtakes what waits for another record");
+                    }
                     ready.push(effect);
                 } else {
+                    mark!("a vote waits for its reservation");
                     self.early.push_back((count, effect));
                 }
             } else if matches!(effect, Effect::Check(_))

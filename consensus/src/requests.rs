@@ -13,6 +13,7 @@
 use crate::message::{RequestKey, SignedRequest};
 use crate::types::{ClientId, ReplicaId, RequestNumber, SessionId};
 use conclave_crypto::digest::Digest;
+use conclave_crypto::mark;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -365,6 +366,7 @@ impl RequestQueue {
         let Some(pending) = self.pending_mut(key) else { return false };
         let due = pending.origin == Origin::Direct && now_ms >= pending.sent_ms + FORWARD_AGAIN_MS;
         if due {
+            mark!("a request is forwarded again because its client asks again");
             pending.sent_ms = now_ms;
         }
         due

@@ -3,7 +3,7 @@
 
 use conclave_tests::sim::crash_points::{Scene, Victim, every};
 use conclave_tests::sim::hunt::{Hunt, Until, hunt};
-use conclave_tests::sim::plan::Options;
+use conclave_tests::sim::plan::{Asked, Attackers, Options};
 use conclave_tests::sim::run;
 
 /// Seeds of the suite.
@@ -27,6 +27,46 @@ fn every_property_holds_in_every_seed_of_the_suite() {
     assert!(missing.is_empty(), "no seed reaches {missing:?}");
 }
 
+/// Seeds of each hunt for what only one attack or story reaches.
+const AIMED: u64 = 200;
+
+#[test]
+fn what_few_seeds_reach_is_reached_where_it_is_looked_for() {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let lied_to = Asked::Story("claimed-state");
+    let lost = [
+        "a peer is blamed for a chunk",
+        "no peer serves the target any more",
+        "a target that nobody serves is held against who named it",
+    ];
+    let aims: [(&str, Option<u16>, Asked, &[&str]); 4] = [
+        ("transfer-poisoner", Some(7), lied_to, &lost),
+        ("new-view-liar", None, Asked::Nothing, &["O of NEW-VIEW does not follow from V"]),
+        (
+            "forged-batch",
+            None,
+            Asked::Nothing,
+            &["a request that nobody signed proves who proposed it"],
+        ),
+        (
+            "fetch-spammer",
+            None,
+            Asked::Nothing,
+            &["the installed state ends the epoch or is beyond it"],
+        ),
+    ];
+    for (attack, replicas, story, marks) in aims {
+        let attackers = Attackers::Named(attack.to_owned());
+        let options = Options { replicas, attackers, story, ..Options::default() };
+        let until = Until::Seeds(AIMED);
+        let found = hunt(&Hunt { from: 0, until, jobs, options, stop_at_first: false }, &|_| ());
+        assert!(found.findings.is_empty(), "{attack}: {:?}", found.findings);
+        for mark in marks {
+            assert!(found.coverage.reached().contains_key(mark), "{attack} never reaches: {mark}");
+        }
+    }
+}
+
 /// Seeds that once broke a property: a transfer that waited for one silent liar, and ledgers lost or changed by a disk
 /// whose replicas then met their own CHECKPOINTs; an end of an epoch that only the journal still knew.
 #[test]
@@ -34,6 +74,20 @@ fn what_hunts_found_is_not_found_again() {
     for seed in [6_443, 9_051, 1_008_399, 1_015_613, 7_033_343] {
         let outcome = run::seed(seed, &Options::default());
         assert_eq!(outcome.violation, None, "seed {seed}");
+    }
+}
+
+/// Seeds whose stories broke a property: a Rejoin that a liar's own, one in each epoch, was ordered before for ever.
+#[test]
+fn what_stories_found_is_not_found_again() {
+    for (seed, replicas, story) in [
+        (907, Some(7), "claimed-state"),
+        (970, None, "forgets-twice"),
+        (208, Some(7), "claimed-state"),
+    ] {
+        let options = Options { replicas, story: Asked::Story(story), ..Options::default() };
+        let outcome = run::seed(seed, &options);
+        assert_eq!(outcome.violation, None, "seed {seed}, {story}");
     }
 }
 

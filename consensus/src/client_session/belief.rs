@@ -8,6 +8,7 @@
 
 use crate::client_wire::NodeStatus;
 use crate::types::{Epoch, ReplicaId};
+use conclave_crypto::mark;
 use std::collections::BTreeMap;
 
 /// Where a frame goes.
@@ -69,6 +70,7 @@ impl Belief {
     pub(super) fn next_destination(&mut self, now_ms: u64) -> Destination {
         self.sent = self.sent.wrapping_add(1);
         if self.sent.is_multiple_of(ALL_EVERY) {
+            mark!("every sixteenth request goes to all replicas");
             return Destination::All;
         }
         self.destination(now_ms)

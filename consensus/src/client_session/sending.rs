@@ -4,6 +4,7 @@ use super::{ClientSession, Destination, OPENING, Pending, Phase};
 use crate::client_wire::ClientFrame;
 use crate::message::{Request, RequestBody, SignedRequest};
 use crate::types::{ReplicaId, SessionId};
+use conclave_crypto::mark;
 
 /// Resends after a proven Duplicate before it is taken for the answer, the original being lost.
 const DUPLICATE_RESENDS_MAX: u32 = 3;
@@ -58,6 +59,7 @@ impl ClientSession {
     }
 
     pub(super) fn resend(&mut self, number: u64, now_ms: u64) {
+        mark!("a client sends a request again");
         let retry_to = self.belief.destination(now_ms);
         let Some(pending) = self.pending_mut(number) else { return };
         let to = if std::mem::take(&mut pending.retry) { retry_to } else { Destination::All };

@@ -70,6 +70,7 @@ impl Fetching {
     pub(super) fn may_serve(&mut self, peer: ReplicaId, bytes: usize) -> bool {
         let served = &mut self.peers.entry(peer).or_default().served;
         if *served + bytes > SERVED_PER_SECOND {
+            mark!("a peer is served no faster than it may be");
             return false;
         }
         *served += bytes;
@@ -112,6 +113,7 @@ impl Fetching {
     /// What an epoch decided above its end is void.
     pub(super) fn void_above(&mut self, end: Sequence) {
         for (_, committed) in self.backlog.split_off(&end.next()) {
+            mark!("what was decided above the end of an epoch is void");
             self.backlog_bytes -= committed.batch.bytes().len();
         }
     }
@@ -303,6 +305,7 @@ impl Pbft {
         }
         if self.active {
             if let Some(new_view) = self.changes.new_view.clone() {
+                mark!("a laggard is sent the NEW-VIEW");
                 self.send(To::One(from), Message::NewView(new_view));
             }
         } else if self.can_sign()
@@ -346,6 +349,7 @@ impl Pbft {
             messages.extend(instance.commits.get(&id).map(vote).map(Message::Commit));
         }
         if self.fetching.may_serve(to, bytes) {
+            mark!("votes are sent again to one who is stuck");
             for message in messages {
                 self.send(To::One(to), message);
             }

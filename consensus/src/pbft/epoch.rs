@@ -210,10 +210,11 @@ impl Pbft {
             .map_or(0, |end| end.header.timestamp.0.saturating_add(self.limits.rejoin_interval_ms))
     }
 
-    /// The change that the primary proposes next.
+    /// The change that the primary proposes next: of whoever rejoined longest ago, so that one who
+    /// asks in every epoch is in nobody's way.
     pub(super) fn pending_change(&self) -> Option<Change> {
-        let due = |replica: &&ReplicaId| self.wall.0 >= self.accepts_rejoin_from(**replica);
-        let replica = self.epochs.rejoins.keys().find(due)?;
+        let asking = self.epochs.rejoins.keys().map(|it| (self.accepts_rejoin_from(*it), it));
+        let (_, replica) = asking.min().filter(|(from, _)| self.wall.0 >= *from)?;
         let pending = self.epochs.rejoins.get(replica)?;
         Some(Change::Rejoin(pending.rejoin.clone()))
     }
@@ -221,10 +222,14 @@ impl Pbft {
     /// A pending Rejoin has a request timer like any request.
     pub(super) fn rejoin_overdue(&self, clock_ms: u64, from_ms: u64, timeout_ms: u64) -> bool {
         let latest = self.wall.0.saturating_sub(self.limits.clock_window_ms);
-        self.epochs.rejoins.iter().any(|(replica, pending)| {
+        let overdue = self.epochs.rejoins.iter().any(|(replica, pending)| {
             latest >= self.accepts_rejoin_from(*replica)
                 && clock_ms.saturating_sub(pending.since_ms.max(from_ms)) >= timeout_ms
-        })
+        });
+        if overdue {
+            mark!("a Rejoin is overdue");
+        }
+        overdue
     }
 
     /// A batch is handed over; its change waits for execution's word.
@@ -236,6 +241,7 @@ impl Pbft {
         }
         if let Some(Change::Rejoin(rejoin)) = &committed.batch.change {
             if !mistake!("commits-pass-a-change") {
+                mark!("execution's word on a change is waited for");
                 self.gate = Some(committed.sequence);
             }
             self.epochs.delivered = Some((committed.sequence, rejoin.value.replica));

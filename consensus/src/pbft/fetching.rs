@@ -254,6 +254,7 @@ impl Pbft {
 
     pub(super) fn take_backlog(&mut self, sequence: Sequence) -> Option<Committed> {
         let committed = self.fetching.backlog.remove(&sequence)?;
+        mark!("a decided batch waited for its turn");
         self.fetching.backlog_bytes -= committed.batch.bytes().len();
         Some(committed)
     }

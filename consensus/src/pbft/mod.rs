@@ -66,7 +66,7 @@ use crate::requests::RequestQueue;
 use crate::types::{ClientId, Epoch, ReplicaId, Sequence, Timestamp, View};
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
-use conclave_crypto::mistake;
+use conclave_crypto::{mark, mistake};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -382,6 +382,7 @@ impl Engine for Pbft {
         if !mistake!("clean-stop-lowers-reservation") {
             voted = voted.max(self.signer.found_through(self.view));
         }
+        mark!("a clean stop narrows the reservation");
         let through = voted.unwrap_or(self.base).max(self.low);
         let reserved = record::Reserved { epoch: self.epoch(), view: self.view, through };
         let bytes = crate::wire::encode(&reserved);

@@ -305,6 +305,7 @@ impl Pbft {
         let sequences: Vec<Sequence> = self.log.keys().copied().collect();
         for sequence in sequences {
             if self.log.get(&sequence).is_some_and(|it| it.prepared_in(self.view)) {
+                mark!("COMMITs of before a start are sent again");
                 self.send_commit(sequence);
             }
             self.advance(sequence);

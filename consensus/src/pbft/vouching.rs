@@ -27,7 +27,7 @@ use crate::engine::{Effect, Horizon};
 use crate::membership::Membership;
 use crate::types::{ReplicaId, Sequence, View};
 use conclave_crypto::digest::Digest;
-use conclave_crypto::mistake;
+use conclave_crypto::{mark, mistake};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -103,6 +103,7 @@ impl Pbft {
         let mut late = Vec::new();
         for (sequence, instance) in &mut self.log {
             let Check::Left { until_ms } = instance.check else { continue };
+            mark!("a batch is left to others to check");
             if instance.decided.is_some() || instance.prepares.contains_key(&id) {
                 instance.check = Check::Done;
             } else if now >= until_ms

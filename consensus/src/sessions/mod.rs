@@ -138,6 +138,7 @@ impl SessionTable {
         if session.0 != record.opened.saturating_add(1) && !mistake!("session-opened-again") {
             let same = |open: &Opened| open.session == session && open.request == request.digest();
             return Ok(if record.open.iter().any(same) {
+                mark!("an OpenSession that comes again gets its session again");
                 Ok(session)
             } else {
                 mark!("an OpenSession with a wrong count is refused");
@@ -145,6 +146,7 @@ impl SessionTable {
             });
         }
         if let Some(at) = record.open.iter().position(|open| Some(open.session) == close) {
+            mark!("a client closes a session with a new one");
             self.close(view, client, record.open.remove(at).session)?;
         }
         if record.open.len() >= OPEN_MAX {
@@ -214,6 +216,7 @@ impl SessionTable {
         let RequestKey { client, session: id, number } = request.key();
         let key = (client, id);
         if !self.load(view, key)? {
+            mark!("a request in a session that is not open is refused");
             return Ok(Admission::Refused(Refusal::NotOpen(id)));
         }
         let Some(session) = self.hot.get_mut(&key) else {
@@ -333,6 +336,7 @@ impl Session {
                 break;
             }
             dropped += below;
+            mark!("the fence rises and what lies below is forgotten");
             self.changed.insert(*entry.key());
             if below < entry.get().len() {
                 entry.get_mut().drain(..below);

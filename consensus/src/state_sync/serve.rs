@@ -8,6 +8,7 @@ use crate::ledger::LedgerReader;
 use crate::state_trie::{Leaf, Node, leaf_digest, load, replicated, value_digest};
 use crate::storage::{Snapshot, Storage, StorageError};
 use crate::types::Sequence;
+use conclave_crypto::mark;
 use serde_bytes::ByteBuf;
 
 /// Answers a request from a state: `trie` is a snapshot in which the trie stands at the requested
@@ -179,6 +180,7 @@ impl<S: Clone> Pins<S> {
                 self.pins.retain(|pin| now_ms.saturating_sub(pin.used_ms) < PIN_IDLE_MS);
             }
             if self.pins.len() < PINS_MAX {
+                mark!("a state is kept for who asked for it");
                 self.pins.push(Pin {
                     target: target.clone(),
                     snapshot: snapshot.clone(),

@@ -6,7 +6,7 @@ use conclave_tests::sim::check::Violation;
 use conclave_tests::sim::hunt::{self, Found, Hunt, Until};
 use conclave_tests::sim::mistakes::{self, Mistake};
 use conclave_tests::sim::mutants::{self, Searched};
-use conclave_tests::sim::plan::{Attackers, Options, Plan};
+use conclave_tests::sim::plan::{Asked, Attackers, Options, Plan};
 use conclave_tests::sim::run;
 use conclave_tests::sim::scenario;
 use conclave_tests::sim::twins::choice::{Scenario, Space};
@@ -130,9 +130,17 @@ struct Setting {
     /// Timeouts are shorter than what a disk takes, to the end
     #[arg(long)]
     hasty: bool,
-    /// Every seed has faults that show something only when they come together
-    #[arg(long)]
-    story: bool,
+    /// Every seed has faults that show something only when they come together; behind an equals sign the name of a story
+    /// whose faults wait for each other
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "NAME",
+        default_missing_value = "",
+        value_parser = Asked::named
+    )]
+    story: Option<Asked>,
     /// A mistake to make in the product; `conclave-sim mutants` tries all
     #[arg(long, value_name = "NAME", value_parser = mistake)]
     mistake: Option<&'static Mistake>,
@@ -142,7 +150,8 @@ impl Setting {
     fn options(&self) -> Options {
         let (replicas, attackers) = (self.replicas, self.attack.clone());
         let mistake = self.mistake.map(|mistake| mistake.name);
-        let Self { calm, hasty, story, .. } = *self;
+        let Self { calm, hasty, .. } = *self;
+        let story = self.story.unwrap_or_default();
         Options { replicas, attackers, mistake, calm, hasty, story }
     }
 
@@ -156,7 +165,7 @@ impl Setting {
             Attackers::Named(name) => format!(" --attack {name}"),
         };
         let hasty = if self.hasty { " --hasty" } else { "" };
-        let story = if self.story { " --story" } else { "" };
+        let story = self.story.unwrap_or_default().arguments();
         let mistake = self.mistake.map_or(String::new(), |it| format!(" --mistake {}", it.name));
         format!("{replicas}{attack}{calm}{hasty}{story}{mistake}")
     }

@@ -1,8 +1,8 @@
-//! Marks in the product: which rules and rare branches the runs of a hunt reached.
+//! Marks in the product, and in [`super::observed`]: which rules and rare branches the runs of a hunt reached.
 
 use std::collections::BTreeMap;
 
-/// A mark in the product.
+/// A mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Its name.
@@ -82,6 +82,67 @@ pub const MARKS: &[Mark] = &[
     rare("an own VIEW-CHANGE proves a rollback", "Durable before what"),
     rare("a target that nobody serves is held against who named it", "Catching up"),
     rare("the installed state ends the epoch or is beyond it", "Epochs and Rejoin"),
+    required("a signature that was checked is not checked again", "Bounded memory"),
+    required("a request is forwarded again because its client asks again", "Suspicion"),
+    required("a vote overtakes what waits for another record", "Effects and durability"),
+    required("a vote waits for its reservation", "Durable before what"),
+    required("a state is kept for who asked for it", "Catching up"),
+    required("an OpenSession that comes again gets its session again", "Clients: exactly once"),
+    required("a client closes a session with a new one", "Clients: exactly once"),
+    required("a request in a session that is not open is refused", "Clients: exactly once"),
+    required("the fence rises and what lies below is forgotten", "Clients: exactly once"),
+    rare("a peer is served no faster than it may be", "Bounded memory"),
+    rare("what was decided above the end of an epoch is void", "Epochs and Rejoin"),
+    required("a laggard is sent the NEW-VIEW", "View change"),
+    required("votes are sent again to one who is stuck", "Normal case"),
+    required("a batch is left to others to check", "Normal case"),
+    required("a decided batch waited for its turn", "Catching up"),
+    required("a clean stop narrows the reservation", "Durable before what"),
+    required("a Rejoin is overdue", "Epochs and Rejoin"),
+    required("execution's word on a change is waited for", "Epochs and Rejoin"),
+    required("COMMITs of before a start are sent again", "Durable before what"),
+    required("a client sends a request again", "Clients: exactly once"),
+    required("every sixteenth request goes to all replicas", "Suspicion"),
+    required("a block takes its parent's time", "Normal case"),
+    required("a null batch is executed", "View change"),
+    rare("a mark that comes too soon makes no checkpoint", "Checkpoints"),
+    required("a checkpoint at a multiple of the interval", "Checkpoints"),
+    required("a checkpoint because of a mark or a change", "Checkpoints"),
+    required("effects wait for the journal", "Effects and durability"),
+    required("who votes is behind in executing", "Catching up"),
+    required("a process starts from what its disks hold", "Durable before what"),
+    rare("a client believes a refusal", "Clients: exactly once"),
+    required("a client believes f+1 equal answers", "Clients: exactly once"),
+    required("evidence of two votes", "Evidence"),
+    required("evidence against a leader", "Evidence"),
+    required("a Rejoin is proposed", "Epochs and Rejoin"),
+    required("an idle primary proposes a checkpoint", "Checkpoints"),
+    required("requests leave together in a batch", "Normal case"),
+    required("SUSPECT is said", "Suspicion"),
+    required("a backup forwards what clients asked it", "Suspicion"),
+    required("a batch that is named and missing is asked for", "Normal case"),
+    required("a batch is served by its digest", "Normal case"),
+    required("a VIEW-CHANGE is asked for by its name", "View change"),
+    required("a laggard is sent a stable checkpoint", "Checkpoints"),
+    required("who is in an earlier epoch is told of its end", "Epochs and Rejoin"),
+    required("who lost a journal asks to rejoin", "Epochs and Rejoin"),
+    required("own votes are asked for before the first vote", "Epochs and Rejoin"),
+    required("a peer is told what it voted for", "Epochs and Rejoin"),
+    required("who voted otherwise is shown the proposal", "Evidence"),
+    required("nobody vouches for a batch in time", "Normal case"),
+    required("what is no message is refused", "Bounded memory"),
+    required("a bad signature is refused", "Bounded memory"),
+    required("what is not from its sender is refused", "Bounded memory"),
+    required("what is of an earlier epoch is refused", "Epochs and Rejoin"),
+    required("what is of a later epoch is refused", "Epochs and Rejoin"),
+    required("what is of another view is refused", "Normal case"),
+    required("what is outside of the window is refused", "Bounded memory"),
+    required("what is known or too late is refused", "Bounded memory"),
+    required("a timestamp far from the own clock is refused", "Normal case"),
+    required("what is decided above the end of its epoch is refused", "Epochs and Rejoin"),
+    required("what breaks a rule is refused", "View change"),
+    rare("a request that nobody signed proves who proposed it", "Evidence"),
+    required("what is over a cap is refused", "Bounded memory"),
 ];
 
 const fn required(name: &'static str, rule: &'static str) -> Mark {
@@ -167,6 +228,7 @@ mod tests {
     fn the_list_names_every_mark_of_the_product_and_no_other() {
         let mut found = BTreeSet::new();
         names_below("consensus/src", "mark!(\"", &mut found);
+        names_below("tests/src/sim/observed.rs", "mark!(\"", &mut found);
         let listed: BTreeSet<String> = MARKS.iter().map(|mark| mark.name.to_owned()).collect();
         assert_eq!(listed.len(), MARKS.len(), "a mark is listed twice");
         let missing: Vec<_> = found.difference(&listed).collect();

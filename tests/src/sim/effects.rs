@@ -6,6 +6,7 @@
 use super::check::Fact;
 use super::fabric::{Event, Fabric, Wake};
 use super::node::{DRAIN_MAX, Ended, Job, Loss, Node, PEER_ITEMS_MAX, Task, ToReplica};
+use super::observed;
 use super::signatures;
 use conclave_consensus::engine::{Effect, Engine, Input, Reject, To};
 use conclave_consensus::message::EpochEnd;
@@ -62,10 +63,13 @@ impl Node {
         fabric.saw(&Fact::Decoded { replica, from, bytes: bytes.len(), verifications, accepted });
         let message = match decoded {
             Ok(message) => message,
-            Err(Reject::Proven(_, evidence)) => {
-                return fabric.saw(&Fact::Evidence { replica, evidence: &evidence });
+            Err(reason) => {
+                observed::refused(&reason);
+                if let Reject::Proven(_, evidence) = &reason {
+                    fabric.saw(&Fact::Evidence { replica, evidence });
+                }
+                return;
             }
-            Err(_) => return,
         };
         let waiting = &mut process.waiting[usize::from(from)];
         if *waiting >= PEER_ITEMS_MAX {
@@ -258,6 +262,7 @@ impl Node {
                 fabric.saw(&Fact::Rejected { replica: self.id, from: from.0, reason: &reason });
             }
             Effect::Check(batch) => {
+                observed::late_check();
                 let Some(process) = &self.process else { return };
                 let valid = process.replica.engine().horizon().check(&batch);
                 let checked = Input::Checked { batch: batch.digest(), valid };
@@ -306,8 +311,18 @@ impl Node {
         {
             fabric.saw(&Fact::Signed { replica, signed });
         }
-        if let Message::Checkpoint(vote) = message {
-            self.vouched = self.vouched.max(vote.value.checkpoint.height);
+        match message {
+            Message::Checkpoint(vote) => {
+                self.vouched = self.vouched.max(vote.value.checkpoint.height);
+            }
+            Message::Commit(vote) => {
+                self.committed = self.committed.max(vote.statement.sequence);
+            }
+            Message::ViewChange(change) if change.value().replica.0 == replica => {
+                let change = change.value();
+                self.left = self.left.max((change.epoch.0, change.view.0));
+            }
+            _ => {}
         }
         let bytes = Arc::new(Pbft::encode(message));
         for target in targets.filter(|target| *target != replica) {

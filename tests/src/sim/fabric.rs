@@ -1,6 +1,7 @@
 //! What lies between the processes: virtual time, the queue of events, the links, and who watches.
 
 use super::check::{Checks, Fact};
+use super::observed;
 use super::random::Random;
 use super::trace::Trace;
 use conclave_consensus::membership::Genesis;
@@ -94,8 +95,24 @@ impl Ord for Scheduled {
     }
 }
 
-/// What the frame of a PREPARE begins with.
-const PREPARE: [u8; 4] = 1u32.to_le_bytes();
+/// Votes that may reach one replica only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Votes {
+    /// PREPAREs.
+    Prepare,
+    /// COMMITs.
+    Commit,
+}
+
+impl Votes {
+    /// What the frame of such a vote begins with.
+    fn tag(self) -> [u8; 4] {
+        match self {
+            Self::Prepare => 1u32.to_le_bytes(),
+            Self::Commit => 2u32.to_le_bytes(),
+        }
+    }
+}
 
 /// How links treat what is sent over them.
 #[derive(Clone, Debug)]
@@ -125,8 +142,10 @@ pub struct Links {
     cut: Vec<bool>,
     /// Added to each frame's delay on this link, microseconds.
     slow: BTreeMap<(End, End), u64>,
-    /// PREPAREs reach nobody but this one.
-    pub favoured: Option<End>,
+    /// These votes reach nobody but this one.
+    pub favoured: Option<(End, Votes)>,
+    /// State transfer reaches the first from nobody but the second.
+    pub muffled: Option<(End, End)>,
     /// For all links alike.
     pub conditions: Conditions,
 }
@@ -138,6 +157,7 @@ impl Links {
             cut: vec![false; ends * ends],
             slow: BTreeMap::new(),
             favoured: None,
+            muffled: None,
             conditions: Conditions::GOOD,
         }
     }
@@ -163,6 +183,7 @@ impl Links {
         self.cut.fill(false);
         self.slow.clear();
         self.favoured = None;
+        self.muffled = None;
     }
 }
 
@@ -284,13 +305,21 @@ impl Fabric {
 
     /// Tells those who watch.
     pub fn saw(&mut self, fact: &Fact<'_>) {
+        observed::see(fact, self.genesis.limits.checkpoint_interval);
         self.checks.see(fact, self.now);
     }
 
     /// Puts a frame between replicas on its way.
     pub fn send_peer(&mut self, from: u16, to: u16, bulk: bool, bytes: &Frame) {
-        let favoured = self.links.favoured.is_none_or(|favoured| favoured == End::from(to));
-        if !favoured && !bulk && bytes.starts_with(&PREPARE) {
+        let (one, other) = (End::from(from), End::from(to));
+        let lost = match self.links.favoured {
+            Some((favoured, votes)) => {
+                favoured != other && !bulk && bytes.starts_with(&votes.tag())
+            }
+            None => false,
+        };
+        let unheard = self.links.muffled.is_some_and(|(deaf, but)| deaf == other && but != one);
+        if lost || bulk && unheard {
             return;
         }
         self.travel(from.into(), to.into(), bytes, |bytes| Event::Peer { from, to, bulk, bytes });
@@ -372,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn prepares_that_one_replica_is_favoured_with_reach_nobody_else() {
+    fn votes_that_one_replica_is_favoured_with_reach_nobody_else() {
         let mut fabric = fabric();
         let forge = crate::sim::adversary::forge::vote;
         let (epoch, view, sequence) = Default::default();
@@ -380,13 +409,30 @@ mod tests {
         let vote = forge(&keys::replica(0), &cluster, 4, epoch, view, sequence, cluster);
         let prepare = Arc::new(Pbft::encode(&Message::Prepare(vote)));
         let commit = Arc::new(Pbft::encode(&Message::Commit(vote)));
-        fabric.links.favoured = Some(1);
-        fabric.send_peer(0, 2, false, &prepare);
+        for (votes, lost, heard) in
+            [(Votes::Prepare, &prepare, &commit), (Votes::Commit, &commit, &prepare)]
+        {
+            fabric.links.favoured = Some((1, votes));
+            fabric.send_peer(0, 2, false, lost);
+            assert!(fabric.next_event().is_none());
+            fabric.send_peer(0, 1, false, lost);
+            assert!(fabric.next_event().is_some());
+            fabric.send_peer(0, 2, false, heard);
+            assert!(fabric.next_event().is_some());
+        }
+    }
+
+    #[test]
+    fn a_muffled_replica_hears_of_state_from_one_other_only() {
+        let mut fabric = fabric();
+        let frame = Arc::new(vec![1]);
+        fabric.links.muffled = Some((1, 3));
+        fabric.send_peer(0, 1, true, &frame);
         assert!(fabric.next_event().is_none());
-        fabric.send_peer(0, 1, false, &prepare);
-        assert!(fabric.next_event().is_some());
-        fabric.send_peer(0, 2, false, &commit);
-        assert!(fabric.next_event().is_some());
+        for (from, to, bulk) in [(3, 1, true), (0, 2, true), (0, 1, false)] {
+            fabric.send_peer(from, to, bulk, &frame);
+            assert!(fabric.next_event().is_some());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A guard `mistake!("name")` stands at each of these places and is the constant `false` in every build but the
 //! simulator's. [`super::mutants`] hunts them all; a test compares this list with the sources.
 
-use super::plan::{Attackers, Options};
+use super::plan::{Asked, Attackers, Options};
 
 /// What kind of run may show a mistake: a plan of the seed in which this much is fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Shape {
     /// Timeouts are shorter than what a disk takes.
     pub hasty: bool,
     /// Faults that come together.
-    pub story: bool,
+    pub story: Asked,
     /// How many replicas; as the seed says by default.
     pub replicas: Option<u16>,
 }
@@ -54,7 +54,7 @@ impl Shape {
             Who::None => " --attack none".to_owned(),
             Who::Named(name) => format!(" --attack {name}"),
         };
-        let story = if self.story { " --story" } else { "" };
+        let story = self.story.arguments();
         let replicas = self.replicas.map_or(String::new(), |n| format!(" --replicas {n}"));
         format!("{replicas}{attack}{calm}{hasty}{story}")
     }
@@ -73,15 +73,9 @@ pub struct Mistake {
     pub shapes: &'static [Shape],
 }
 
-/// Mistakes that no seed of the suite catches yet; it requires all others to be caught. The first needs certificates of
-/// two views for one slot, of which the older reaches a NEW-VIEW alone; the second a replica that loses its disks again
-/// around its own Rejoin; the third a liar that is asked for the state before anybody honest.
-pub const AT_LARGE: &[&str] =
-    &["lower-view-certificate-preferred", "rejoin-nonce-ignored", "target-from-a-claim"];
-
 /// A run of the seed.
 const SEED: Shape =
-    Shape { attack: Who::Random, calm: false, hasty: false, story: false, replicas: None };
+    Shape { attack: Who::Random, calm: false, hasty: false, story: Asked::Nothing, replicas: None };
 
 /// Faults, and nobody lies.
 const FAULTS: Shape = Shape { attack: Who::None, ..SEED };
@@ -89,8 +83,10 @@ const FAULTS: Shape = Shape { attack: Who::None, ..SEED };
 /// Faults and attackers as the seed says, and faults alone.
 const ANY: &[Shape] = &[SEED, FAULTS];
 
-/// Faults that come together, and nobody lies.
-const STORY: &[Shape] = &[Shape { story: true, ..FAULTS }];
+/// This story and no other faults, and nobody lies.
+const fn told(story: &'static str) -> Shape {
+    Shape { story: Asked::Story(story), calm: true, replicas: Some(4), ..FAULTS }
+}
 
 /// Nobody lies, nothing fails, and timeouts are too short.
 const HASTY: &[Shape] = &[Shape { calm: true, hasty: true, ..FAULTS }];
@@ -100,7 +96,11 @@ const fn with(attack: &'static str) -> Shape {
 }
 
 /// Of seven one or two serve false state, and where it is one, another one may lose its disks.
-const POISON: &[Shape] = &[Shape { story: true, replicas: Some(7), ..with("transfer-poisoner") }];
+const POISON: &[Shape] = &[Shape {
+    story: Asked::Story("claimed-state"),
+    replicas: Some(7),
+    ..with("transfer-poisoner")
+}];
 
 const fn mistake(
     name: &'static str,
@@ -172,7 +172,7 @@ pub const ALL: &[Mistake] = &[
         "lower-view-certificate-preferred",
         "of two certificates for a slot the one of the lower view wins",
         &["agreement", "durability"],
-        STORY,
+        &[told("two-certificates")],
     ),
     mistake(
         "gap-left-open",
@@ -401,7 +401,7 @@ pub const ALL: &[Mistake] = &[
         "rejoin-nonce-ignored",
         "any Rejoin of its own lets a replica vote again",
         &["one signature for one slot", "accountability"],
-        ANY,
+        &[told("forgets-twice")],
     ),
     mistake(
         "rejoin-of-another-epoch-accepted",

@@ -11,11 +11,12 @@
 //! | [`world`]     | the event loop, the faults, healing, and the end                                   |
 //! | [`fabric`]    | time, the queue of events, links                                                   |
 //! | [`node`]      | one replica, with `effects` (its replica thread), `ledger` (executor, background), `gateway`, `transfer` |
+//! | [`story`]     | faults that wait for each other                                                    |
 //! | [`disk`]      | what survives a process                                                            |
 //! | [`client`]    | correct clients; [`history`] keeps what they saw                                   |
 //! | [`adversary`] | traitors and hostile clients                                                       |
 //! | [`check`]     | the properties                                                                     |
-//! | [`coverage`]  | marks in the product: which rules and rare branches runs reach                     |
+//! | [`coverage`]  | marks in the product, and in `observed`: which rules and rare branches runs reach    |
 //! | [`mistakes`]  | what can be made wrong in the product on purpose; [`mutants`] sees to it that each is caught |
 //! | [`scenario`]  | the worked problems of the field, as diagrams                                      |
 //! | [`twins`]     | two correct replicas with one key, partitions and leaders enumerated                |
@@ -41,12 +42,14 @@ mod ledger;
 pub mod mistakes;
 pub mod mutants;
 pub mod node;
+mod observed;
 mod order;
 pub mod plan;
 pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod signatures;
+pub mod story;
 pub mod trace;
 mod transfer;
 pub mod twins;

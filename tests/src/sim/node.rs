@@ -196,6 +196,10 @@ pub struct Node {
     pub owed: Option<Sequence>,
     /// The highest CHECKPOINT it sent.
     pub vouched: Sequence,
+    /// The highest sequence at which it sent COMMIT.
+    pub committed: Sequence,
+    /// The newest epoch and view for which it sent VIEW-CHANGE.
+    pub left: (u64, u64),
     /// Something in its ledger was changed unseen; it may find that it differs.
     pub flipped: bool,
     /// Another mind behind the same key.
@@ -229,6 +233,8 @@ impl Node {
             lost: None,
             owed: None,
             vouched: Sequence(0),
+            committed: Sequence(0),
+            left: (0, 0),
             flipped: false,
             traitor: None,
             last_end: None,
@@ -341,6 +347,12 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Option<&EngineStatus> {
         self.process.as_ref().map(|process| &process.status)
+    }
+
+    /// Whether it took somebody's word for which state it fetches.
+    #[must_use]
+    pub fn has_target(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.transfer.has_target())
     }
 
     /// Executed height, while it runs.

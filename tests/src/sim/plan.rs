@@ -8,9 +8,10 @@ pub mod rare;
 
 use super::adversary::{self, Make};
 use super::client::Habit;
-use super::fabric::{Conditions, End};
+use super::fabric::{Conditions, End, Votes};
 use super::node::Speed;
 use super::random::Random;
+use super::story::{self, Tale};
 use conclave_consensus::membership::Limits;
 use conclave_consensus::quorum::Byzantine;
 
@@ -39,8 +40,56 @@ pub struct Options {
     pub calm: bool,
     /// Timeouts are shorter than what a disk takes, to the end.
     pub hasty: bool,
-    /// Every seed has one of the stories of [`rare`].
-    pub story: bool,
+    /// What every seed has beside its other faults.
+    pub story: Asked,
+}
+
+/// Which faults come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// As the seed says: mostly none.
+    #[default]
+    Nothing,
+    /// Some of [`rare`].
+    Rare,
+    /// The story of this name, see [`story`].
+    Story(&'static str),
+}
+
+impl Asked {
+    /// From what the command line says behind `--story`, if anything.
+    ///
+    /// # Errors
+    /// The names that there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        if name.is_empty() {
+            return Ok(Self::Rare);
+        }
+        let names = || story::ALL.iter().map(|tale| tale.name).collect::<Vec<_>>().join(", ");
+        let tale = story::named(name);
+        tale.map(|tale| Self::Story(tale.name)).ok_or_else(|| format!("there are {}", names()))
+    }
+
+    /// The arguments that ask for it.
+    #[must_use]
+    pub fn arguments(self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Rare => " --story".to_owned(),
+            Self::Story(name) => format!(" --story={name}"),
+        }
+    }
+}
+
+impl Options {
+    /// The story of this seed; without other faults only one that is asked for.
+    fn story_of(&self, seed: u64) -> Option<(Tale, Random)> {
+        match self.story {
+            Asked::Story(name) => story::of(seed, Some(name)),
+            Asked::Nothing | Asked::Rare if self.calm => None,
+            Asked::Nothing | Asked::Rare => story::of(seed, None),
+        }
+    }
 }
 
 /// A fault, and whom it meets.
@@ -86,12 +135,16 @@ pub enum Fault {
     Restore { id: u16, both: bool },
     /// The power goes in the sync of the journal that comes after so many more, of one or of all.
     Tear { id: Option<u16>, syncs: u64 },
-    /// PREPAREs reach this one alone, until links are mended.
-    Favour { id: u16 },
+    /// These votes reach this one alone, until links are mended.
+    Favour { id: u16, votes: Votes },
     /// The disks are slow and stay so, microseconds.
     SlowForGood { sync: (u64, u64) },
     /// A client's process dies, and another one begins.
     ClientRestart { client: u16 },
+    /// This one hears of state from that one alone, until links are mended.
+    Muffle { to: u16, but: u16 },
+    /// Every client asks for so many more.
+    Ask { more: u64 },
 }
 
 impl PartialEq for Conditions {
@@ -128,11 +181,16 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
     /// When the faults end, microseconds.
     pub heal_at: u64,
+    /// Faults that wait for each other, and the chance that they are told with.
+    pub story: Option<(Tale, Random)>,
     /// Keyed hashes in place of Ed25519.
     pub keyed: bool,
     /// The generator of the run itself.
     pub random: Random,
 }
+
+/// Of a thousand traitors so many have a late attack on their minds too.
+const LATE_PERMILLE: u64 = 120;
 
 /// Of a thousand runs so many use real signatures.
 const REAL_SIGNATURES_PERMILLE: u64 = 50;
@@ -168,7 +226,7 @@ impl Plan {
             heal_at = heal_at.min(500_000);
         }
         // Of their own, so that a new attack changes only the runs that it takes part in.
-        let (traitors, hostile) = attackers(&mut random.fork(), n, &options.attackers);
+        let (mut traitors, hostile) = attackers(&mut random.fork(), n, &options.attackers);
         let ends = usize::from(n) + clients.len() + hostile.len();
         let conditions = weather(&mut random, options.calm);
         let mut faults = Vec::new();
@@ -181,10 +239,16 @@ impl Plan {
         let mut limits = limits;
         if !options.calm {
             let until = &mut heal_at;
-            rare::faults(seed, n, timeout * 1000, options.story, until, &mut faults);
+            let always = options.story == Asked::Rare;
+            rare::faults(seed, n, timeout * 1000, always, until, &mut faults);
         }
         if options.hasty {
             limits.view_change_timeout_ms = rare::haste(seed, &mut clients, &mut faults);
+        }
+        let story = if keyed { options.story_of(seed) } else { None };
+        if story.as_ref().is_some_and(|(tale, _)| tale.transfers) {
+            (limits.checkpoint_interval, limits.window) = (story::INTERVAL, story::INTERVAL * 2);
+            traitors.truncate(Byzantine::of(usize::from(n)).f().saturating_sub(1));
         }
         Self {
             seed,
@@ -199,6 +263,7 @@ impl Plan {
             hostile,
             faults,
             heal_at,
+            story,
             keyed,
             random,
         }
@@ -250,7 +315,7 @@ fn attackers(
     asked: &Attackers,
 ) -> (Vec<(u16, Vec<&'static str>)>, Vec<&'static str>) {
     let f = Byzantine::of(usize::from(n)).f();
-    let all = adversary::all();
+    let all = adversary::early();
     let minds: Vec<_> =
         all.iter().filter(|attack| matches!(attack.make, Make::Replica(_))).collect();
     let hostile: Vec<_> =
@@ -270,7 +335,7 @@ fn attackers(
             None => (Vec::new(), Vec::new()),
         },
         Attackers::Random => {
-            let lying = if random.chance(500) {
+            let mut lying = if random.chance(500) {
                 traitors(random, &mut |random| {
                     let mut drawn = vec![random.pick(&minds).name];
                     if random.chance(300) {
@@ -283,6 +348,12 @@ fn attackers(
             };
             let guests =
                 if random.chance(150) { vec![random.pick(&hostile).name] } else { Vec::new() };
+            // Drawn last, see `adversary::late`.
+            for (_, minds) in &mut lying {
+                if random.chance(LATE_PERMILLE) {
+                    minds.insert(0, random.pick(&adversary::late()).name);
+                }
+            }
             (lying, guests)
         }
     }

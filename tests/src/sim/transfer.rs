@@ -43,6 +43,10 @@ impl Transfer {
         Self { members, pins: Pins::default(), peers, fetch: Fetch::Idle }
     }
 
+    pub(super) fn has_target(&self) -> bool {
+        matches!(self.fetch, Fetch::Running(..))
+    }
+
     /// Serve this state to others from now on.
     pub(super) fn offer(&mut self, target: TransferTarget, state: StateAt) {
         self.pins.offer(target, state);

@@ -12,6 +12,8 @@ use super::history::History;
 use super::keys;
 use super::node::{Ended, Loss, Node, Speed};
 use super::plan::{Fault, Plan};
+use super::random::Random;
+use super::story::{Next, Story};
 use super::trace::Trace;
 use conclave_consensus::storage::{Storage, Table};
 use conclave_consensus::types::Sequence;
@@ -35,6 +37,9 @@ const PATIENCE: u64 = 8;
 
 /// No run goes on longer, microseconds.
 const END: u64 = 120_000_000;
+
+/// A story that has not come to its end goes on for so long beyond the plan's faults, microseconds.
+const STORY: u64 = 6_000_000;
 
 /// Between two deeds of traitors, microseconds.
 const TRAITOR_TICK: u64 = 10_000;
@@ -71,6 +76,9 @@ pub struct World {
     /// What clients did and saw.
     pub history: History,
     faults: Vec<Option<Fault>>,
+    story: Option<Box<dyn Story>>,
+    /// The story's last moment.
+    told_by: u64,
     skews: Vec<i64>,
     f: usize,
     /// The bounds of liveness are this many times as long.
@@ -118,20 +126,17 @@ impl World {
         let clients: Vec<Client> = clients
             .map(|(index, habit)| Client::new(&mut fabric, index, *habit, random.fork()))
             .collect();
-        let mut hostile = Vec::new();
-        for (index, name) in (clients.len() as u16..).zip(&plan.hostile) {
-            if let Some(attack) = adversary::named(name)
-                && let Make::Client(make) = attack.make
-            {
-                hostile.push(HostileClient::new(index, make(&mut random), random.fork()));
-                fabric.schedule(TRAITOR_TICK, Event::Hostile { client: index });
-            }
-        }
+        let guests = (clients.len() as u16..).zip(&plan.hostile);
+        let hostile = guests
+            .filter_map(|(index, name)| guest(&mut fabric, &mut random, index, name))
+            .collect();
         for (index, (at, _)) in faults.iter().enumerate() {
             fabric.schedule(*at, Event::Fault { index });
         }
         fabric.schedule(plan.heal_at, Event::Heal);
         let faults = faults.into_iter().map(|(_, fault)| Some(fault)).collect();
+        let told_by = plan.heal_at + STORY;
+        let story = plan.story.map(|(tale, random)| (tale.tell)(random));
         let (healed_at, content_at, done) = (None, None, false);
         let history = History::default();
         let mut world = Self {
@@ -141,6 +146,8 @@ impl World {
             hostile,
             history,
             faults,
+            story,
+            told_by,
             skews,
             f,
             patience: 1,
@@ -163,6 +170,7 @@ impl World {
                 break;
             }
             self.dispatch(event);
+            self.tell();
             if self.fabric.blackout_at.is_some_and(|at| self.fabric.boundaries > at) {
                 self.fabric.blackout_at = None;
                 self.fabric.power_went = true;
@@ -171,6 +179,20 @@ impl World {
         }
         if self.fabric.checks.violation().is_none() {
             self.judge();
+        }
+    }
+
+    /// Lets the story look.
+    fn tell(&mut self) {
+        let Some(mut story) = self.story.take() else { return };
+        let (faults, goes_on) = match story.look(&self.nodes, self.fabric.now) {
+            Next::Wait => (Vec::new(), true),
+            Next::Strike(faults) => (faults, true),
+            Next::Over(faults) => (faults, false),
+        };
+        self.story = goes_on.then_some(story);
+        for fault in faults {
+            self.strike(fault);
         }
     }
 
@@ -424,10 +446,9 @@ impl World {
                 self.fabric.schedule(length, Event::Start { id });
             }
             Fault::Tear { id, syncs } => {
-                for id in (0..self.fabric.n).filter(|it| id.is_none_or(|id| id == *it)) {
-                    if self.is_mine(id) {
-                        self.nodes[usize::from(id)].tear = Some(syncs);
-                    }
+                let torn = |node: &&mut Node| id.is_none_or(|id| id == node.id);
+                for node in self.nodes.iter_mut().filter(torn).filter(|it| it.traitor.is_none()) {
+                    node.tear = Some(syncs);
                 }
             }
             Fault::SlowForGood { sync } => {
@@ -441,7 +462,9 @@ impl World {
                 let client = &mut self.clients[usize::from(client)];
                 client.restart(&mut self.fabric, &mut self.history);
             }
+            Fault::Ask { more } => self.ask_for(more),
             Fault::Cut { .. }
+            | Fault::Muffle { .. }
             | Fault::Partition { .. }
             | Fault::SlowLink { .. }
             | Fault::Weather(_)
@@ -453,6 +476,12 @@ impl World {
             | Fault::FlipBit { .. }
             | Fault::Copy { .. }
             | Fault::Restore { .. } => self.strike_disk(fault),
+        }
+    }
+
+    fn ask_for(&mut self, more: u64) {
+        for client in &mut self.clients {
+            client.ask_for(&mut self.fabric, more);
         }
     }
 
@@ -472,7 +501,8 @@ impl World {
                 }
             }
             Fault::SlowLink { from, to, by } => links.slow_down(from, to, by),
-            Fault::Favour { id } => links.favoured = Some(id.into()),
+            Fault::Muffle { to, but } => links.muffled = Some((to.into(), but.into())),
+            Fault::Favour { id, votes } => links.favoured = Some((id.into(), votes)),
             Fault::Weather(conditions) => links.conditions = conditions,
             _ => links.mend(),
         }
@@ -541,6 +571,10 @@ impl World {
 
     fn heal(&mut self) {
         let now = self.fabric.now;
+        if self.story.is_some() && now < self.told_by {
+            return self.fabric.schedule(WATCH, Event::Heal);
+        }
+        self.story = None;
         self.fabric.trace.line(now, format_args!("everything heals"));
         self.fabric.links.mend();
         self.fabric.links.conditions = Conditions::GOOD;
@@ -553,9 +587,7 @@ impl World {
             self.fabric.schedule(after, Event::Start { id });
         }
         self.healed_at = Some(now);
-        for client in &mut self.clients {
-            client.ask_for(&mut self.fabric, AFTER_HEALING);
-        }
+        self.ask_for(AFTER_HEALING);
         self.fabric.schedule(WATCH, Event::Watch);
     }
 
@@ -635,6 +667,18 @@ impl World {
             state: lines.join("\n"),
         }
     }
+}
+
+/// A hostile client of this name on this connection, about to act.
+fn guest(
+    fabric: &mut Fabric,
+    random: &mut Random,
+    client: u16,
+    name: &str,
+) -> Option<HostileClient> {
+    let Make::Client(make) = adversary::named(name)?.make else { return None };
+    fabric.schedule(TRAITOR_TICK, Event::Hostile { client });
+    Some(HostileClient::new(client, make(random), random.fork()))
 }
 
 /// A digest of all rows of the replicated tables.

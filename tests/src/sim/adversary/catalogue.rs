@@ -34,7 +34,7 @@ pub const CATALOGUE: &[Entry] = &[
     run(9, "VIEW-CHANGE liar", &["view-change-liar"]),
     run(10, "NEW-VIEW liar", &["new-view-liar"]),
     run(11, "checkpoint liar", &["checkpoint-liar"]),
-    run(12, "state-transfer poisoner", &["transfer-poisoner"]),
+    run(12, "state-transfer poisoner", &["transfer-poisoner", "lone-server"]),
     run(13, "malformed and oversized frames", &["malformed-frames"]),
     elsewhere(14, "QUIC slowloris", "crypto/src/transport_limits.rs"),
     run(
@@ -46,7 +46,7 @@ pub const CATALOGUE: &[Entry] = &[
     run(17, "client flood", &["flooding-client", "bursting-client"]),
     run(18, "replay of captures", &["replayer"]),
     elsewhere(19, "twin", "tests/src/sim/twins/mod.rs"),
-    run(20, "amnesiac", &["amnesiac"]),
+    run(20, "amnesiac, and who makes others believe that they are", &["amnesiac", "vote-keeper"]),
     run(21, "sequence exhauster", &["sequence-exhauster"]),
     run(22, "small-scope mutator", &["mutator"]),
     run(23, "asymmetric partitioner", &["asymmetric-partitioner"]),
@@ -63,7 +63,7 @@ pub const CATALOGUE: &[Entry] = &[
     run(34, "attestations offered as CHECKPOINTs", &["attested-checkpoint"]),
     elsewhere(35, "receipt tamperer", "tests/src/sim/adversary/receipt_tamperer.rs"),
     run(36, "SUSPECT to one replica only, then silence", &["lone-suspect"]),
-    run(37, "false epoch ends and old Rejoins", &["epoch-liar"]),
+    run(37, "false epoch ends, void batches and old Rejoins", &["epoch-liar", "void-supplier"]),
     run(38, "serial rejoiner", &["serial-rejoiner"]),
     run(39, "backups first", &["backups-first"]),
 ];

@@ -33,6 +33,7 @@ mod hostile;
 mod hostile_sessions;
 mod kept_view_change;
 mod key_grinder;
+mod lone_server;
 mod lone_suspect;
 mod malformed;
 mod mutator;
@@ -51,7 +52,9 @@ mod traitor;
 mod transfer_poisoner;
 mod view_change_liar;
 mod view_spammer;
+mod void_supplier;
 mod vote_equivocator;
+mod vote_keeper;
 
 pub use hostile::{ClientHands, Hostile, HostileClient};
 pub use traitor::{Adversary, Hands, Knowledge, Traitor, Verdict};
@@ -78,9 +81,22 @@ pub struct Attack {
     pub make: Make,
 }
 
+/// Attacks that were added when many seeds had a history: seeds draw them on their own, so that all others stay as they
+/// were.
+#[must_use]
+pub fn late() -> Vec<Attack> {
+    vec![vote_keeper::attack(), void_supplier::attack(), lone_server::attack()]
+}
+
 /// Every attack.
 #[must_use]
 pub fn all() -> Vec<Attack> {
+    [early(), late()].concat()
+}
+
+/// All attacks but the late ones.
+#[must_use]
+pub fn early() -> Vec<Attack> {
     let mut attacks = vec![
         equivocating_primary::attack(),
         silent_primary::attack(),

@@ -38,13 +38,16 @@ pub(super) fn attack() -> Attack {
             ];
             let poison = *random.pick(&poisons);
             let patience = random.between(1, 6);
-            Box::new(TransferPoisoner { poison, patience, served: 0, last: None, old: None })
+            let far = patience.is_multiple_of(2);
+            Box::new(TransferPoisoner { poison, far, patience, served: 0, last: None, old: None })
         }),
     }
 }
 
 struct TransferPoisoner {
     poison: Poison,
+    /// A forged target is above all others.
+    far: bool,
     /// Chunks that it serves well before it stalls.
     patience: u64,
     served: u64,
@@ -60,8 +63,13 @@ impl TransferPoisoner {
         match self.poison {
             Poison::Old => TransferMessage::Target(Some(old)),
             Poison::Forged => {
-                target.header.height = target.header.height.plus(8);
-                target.certificate.checkpoint.height = target.header.height;
+                // A state that nobody has, or one that all have, after a block that never was.
+                if self.far {
+                    target.header.height = target.header.height.plus(8);
+                    target.certificate.checkpoint.height = target.header.height;
+                } else {
+                    target.header.timestamp = target.header.timestamp.plus(1);
+                }
                 target.certificate.checkpoint.header = target.header.hash();
                 let checkpoint = target.certificate.checkpoint.clone();
                 let vote =

@@ -212,7 +212,7 @@ impl Checks {
             Box::new(acknowledged::Acknowledged),
             Box::new(receipts::Receipts::default()),
             Box::new(accountability::Accountability::default()),
-            Box::new(caps::Caps),
+            Box::new(caps::Caps::default()),
         ];
         Self { cast, checks, violation: None }
     }

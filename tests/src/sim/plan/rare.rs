@@ -4,6 +4,7 @@
 
 use super::Fault;
 use crate::sim::client::Habit;
+use crate::sim::fabric::Votes;
 use crate::sim::random::Random;
 
 /// Of a thousand runs so many have such a story.
@@ -69,7 +70,7 @@ fn favour(
     };
     let cut = |id: u16| Fault::Partition { side: vec![id.into()], one_way: false };
     let mut at = random.below(timeout);
-    faults.push((at, Fault::Favour { id: alone }));
+    faults.push((at, Fault::Favour { id: alone, votes: Votes::Prepare }));
     at += timeout * random.between(1, 6) / 8;
     faults.push((at, Fault::Mend));
     faults.push((at, cut(alone)));
