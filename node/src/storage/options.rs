@@ -21,6 +21,9 @@ const TABLE_FILE_BYTES: u64 = 16 << 20;
 /// Flushed files that one compaction merges into the level below. It rewrites that level, and so the fewer of them the
 /// better; filters make the files between them cheap to read. In the journal a compaction mostly drops what was truncated.
 const LEVEL_ZERO_FILES: i32 = 16;
+/// Of those, as many as make RocksDB slow writes down, and as many as make it stop them: well above, since the blocks that
+/// agreement hands over do not wait.
+const LEVEL_ZERO_SLOW: (i32, i32) = (5 * LEVEL_ZERO_FILES / 2, 4 * LEVEL_ZERO_FILES);
 /// Open files per instance; the default keeps every table file open for ever.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -174,6 +177,8 @@ fn column_family(table: Option<Table>, resources: &SharedResources) -> Options {
     options.set_compression_per_level(&compression(table));
     if table != Some(Table::Journal) {
         options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+        options.set_level_zero_slowdown_writes_trigger(LEVEL_ZERO_SLOW.0);
+        options.set_level_zero_stop_writes_trigger(LEVEL_ZERO_SLOW.1);
     }
     options.set_target_file_size_base(TABLE_FILE_BYTES);
     options.set_write_buffer_size(match table {

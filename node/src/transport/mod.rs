@@ -37,6 +37,7 @@ pub mod peers;
 mod port;
 mod socket;
 pub mod thread;
+mod timer;
 
 use std::io;
 use std::net::SocketAddr;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::TransportError;
 use super::lane::Lane;
 use super::socket::Socket;
+use super::timer::PatientRuntime;
 
 /// How long an orderly stop waits for the last packets to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -103,7 +104,7 @@ impl ThreadCore {
     ) -> std::io::Result<EndpointSlot> {
         let _entered = self.runtime.enter();
         let socket = Arc::new(Socket::new(socket)?);
-        let runtime = Arc::new(quinn::TokioRuntime);
+        let runtime = Arc::new(PatientRuntime);
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
         let slot = EndpointSlot { address: endpoint.local_addr()?, endpoint: Arc::default() };
