@@ -170,7 +170,7 @@ pub struct Node {
     pub(super) ledger: Arc<LedgerDisk>,
     pub(super) durable: Arc<AtomicU64>,
     /// Old copies of both disks, for a rollback.
-    pub(super) copy: Option<(JournalDisk, LedgerDisk)>,
+    pub(super) copy: Option<(JournalDisk, LedgerDisk, bool)>,
     /// How far its wall clock is off, milliseconds.
     pub skew_ms: i64,
     /// Nothing runs before this, microseconds.
@@ -293,9 +293,9 @@ impl Node {
         self.speed = Speed { sync: self.rest, ledger: (least, most + 1_000), ..self.speed };
     }
 
-    /// Copies both disks, as a backup would.
+    /// Copies both disks, as a backup would, with whatever was changed unseen.
     pub fn copy_disks(&mut self) {
-        self.copy = Some((self.journal.clone(), self.ledger.copy()));
+        self.copy = Some((self.journal.clone(), self.ledger.copy(), self.flipped));
     }
 
     /// Whether somebody has a copy of its disks.
@@ -306,10 +306,11 @@ impl Node {
 
     /// Puts the copy back; of the journal alone, or of both. The process is down.
     pub fn restore(&mut self, both: bool, epoch: u64) {
-        let Some((journal, ledger)) = self.copy.take() else { return };
+        let Some((journal, ledger, flipped)) = self.copy.take() else { return };
         self.journal = journal;
         if both {
             self.owe();
+            self.flipped = flipped;
             self.ledger = Arc::new(ledger);
         }
         self.lost = Some(Loss::Unseen(epoch));

@@ -536,6 +536,13 @@ impl World {
                 self.crash(id);
                 let epoch = self.newest_epoch();
                 self.nodes[usize::from(id)].restore(both, epoch);
+                let flipped = self.nodes[usize::from(id)].flipped;
+                let damaged = &mut self.fabric.checks.cast_mut().damaged;
+                if flipped {
+                    damaged.insert(id)
+                } else {
+                    damaged.remove(&id)
+                };
                 self.forget(id);
             }
             Fault::LoseBoth { id } | Fault::GarbleJournal { id } if self.may_lose(id) => {
