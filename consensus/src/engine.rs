@@ -55,6 +55,8 @@ pub enum Input<M> {
         /// The epoch that decides the block above it; this engine may be in an earlier one.
         next: Epoch,
     },
+    /// Nobody serves the state that [`Effect::Install`] asked for: the ledger goes on where it stood.
+    Unserved,
     /// A connection to this peer came up: what was sent to it before may be lost.
     Connected(ReplicaId),
     /// The answer to [`Effect::Check`].

@@ -45,6 +45,8 @@ pub(super) struct Checkpoints {
     pub(super) delivered_ms: u64,
     /// The state being fetched, since when.
     installing: Option<(Sequence, u64)>,
+    /// The last state that nobody served, since when that is known.
+    unserved: Option<(Sequence, u64)>,
     diverged: bool,
 }
 
@@ -277,7 +279,10 @@ impl Pbft {
             return;
         }
         let fresh = match self.checkpoints.installing {
-            None => true,
+            // While nobody serves it the blocks are fetched, however many.
+            None => !self.checkpoints.unserved.is_some_and(|(target, since)| {
+                height <= target && self.now_ms.saturating_sub(since) < INSTALL_RETRY_MS
+            }),
             Some((target, since)) => {
                 target < height && self.now_ms.saturating_sub(since) >= INSTALL_RETRY_MS
             }
@@ -287,6 +292,19 @@ impl Pbft {
             mark!("state transfer is asked for");
             self.out.push(Effect::Install(CheckpointCertificate::clone(&certificate)));
         }
+    }
+
+    /// Who served the last stable state forgot it at a restart, and the next one may need this replica's
+    /// own vote: it goes by the blocks.
+    pub(super) fn on_unserved(&mut self) {
+        let Some((target, _)) = self.checkpoints.installing.filter(|_| !self.checkpoints.diverged)
+        else {
+            return;
+        };
+        mark!("nobody serves the state, and blocks are fetched in its place");
+        self.checkpoints.installing = None;
+        self.checkpoints.unserved = Some((target, self.now_ms));
+        self.deliver();
     }
 
     /// State transfer put this certified state in place.

@@ -292,6 +292,7 @@ impl Engine for Pbft {
             Input::Executed(sequence) => self.on_executed(sequence),
             Input::Checkpointed(checkpointed) => self.on_checkpointed(checkpointed),
             Input::Installed { certificate, next } => self.on_installed(certificate, next),
+            Input::Unserved => self.on_unserved(),
             Input::Connected(peer) => self.on_connected(peer),
             Input::Checked { batch, valid } => self.on_checked(&batch, valid),
         }

@@ -14,6 +14,9 @@ const ASK_MS: u64 = 1_000;
 /// After so many askings without a target those count again who named one in vain.
 const ROUNDS: u32 = 3;
 
+/// After so many askings, with targets between them or without, it is likely that nobody serves any.
+const HOPELESS: u32 = 8;
+
 /// The search for a certified state that peers serve, over any number of targets.
 #[derive(Debug)]
 pub struct TargetSearch {
@@ -22,6 +25,8 @@ pub struct TargetSearch {
     asked: BTreeSet<ReplicaId>,
     asked_ms: u64,
     rounds: u32,
+    /// Askings since somebody served a part of a state.
+    askings: u32,
     /// Who named the target in use.
     namer: Option<ReplicaId>,
     in_vain: BTreeSet<ReplicaId>,
@@ -36,6 +41,7 @@ impl TargetSearch {
             asked: BTreeSet::new(),
             asked_ms: 0,
             rounds: 0,
+            askings: 0,
             namer: None,
             in_vain: BTreeSet::new(),
         }
@@ -52,9 +58,21 @@ impl TargetSearch {
         self.asked = peers.iter().copied().collect();
         self.asked_ms = now_ms;
         self.rounds += 1;
+        self.askings = self.askings.saturating_add(1);
         if self.rounds > ROUNDS {
             self.in_vain.clear();
         }
+    }
+
+    /// Somebody serves the target: a part of it is checked and staged.
+    pub fn progressed(&mut self) {
+        self.askings = 0;
+    }
+
+    /// Whether who can do without a state should, and fetch blocks.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.askings > HOPELESS
     }
 
     /// Whether a target of this height is taken from this peer, if its certificate is good; one
@@ -94,6 +112,24 @@ mod tests {
         assert!(!search.takes(ReplicaId(3), Sequence(300)), "named in vain");
         assert!(search.takes(ReplicaId(1), Sequence(100)), "an older one is still enough");
         assert!(!search.takes(ReplicaId(1), Sequence(100)), "it was asked once");
+    }
+
+    #[test]
+    fn a_search_that_finds_nothing_for_long_is_hopeless_whatever_a_liar_names() {
+        let mut search = TargetSearch::new(Sequence(100));
+        for asking in 0..u64::from(HOPELESS) {
+            assert!(!search.is_hopeless());
+            search.ask(&PEERS, asking * ASK_MS);
+            if search.takes(ReplicaId(3), Sequence(300)) {
+                search.took(ReplicaId(3));
+                search.failed();
+            }
+        }
+        assert!(!search.is_hopeless());
+        search.ask(&PEERS, 60_000);
+        assert!(search.is_hopeless());
+        search.progressed();
+        assert!(!search.is_hopeless(), "somebody serves after all");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) enum Event<M> {
     Checkpointed(Checkpointed),
     /// State transfer put a certified state in place, above which this epoch decides.
     Installed(CheckpointCertificate, Epoch),
+    /// Nobody serves such a state; the ledger goes on where it stood.
+    Unserved,
     /// A certificate of a stable checkpoint is durable: the journal may be cut.
     StableStored(Sequence),
     /// Decoding a peer's message proved its signer faulty.

@@ -38,6 +38,8 @@ pub(crate) enum Task {
     Diverged(Box<CheckpointCertificate>),
     /// Stop executing and fetch a certified state at least as new as this.
     Fetch(Box<CheckpointCertificate>),
+    /// Nobody serves a certified state: go on executing, if this ledger can.
+    Unserved,
     /// The certified state is staged: put it in place.
     Install(Box<TransferTarget>),
     /// Store blocks behind a transferred state, the highest first.
@@ -164,6 +166,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
                 self.fetch(*certificate)?;
             }
             Task::Fetch(certificate) => self.fetch(*certificate)?,
+            Task::Unserved => self.unserved()?,
             Task::Install(target) => self.install(*target)?,
             Task::Fill(blocks) => self.fill(&blocks)?,
             Task::EpochEnds(ends) => self.executor.store_epoch_ends(&ends)?,
@@ -199,7 +202,27 @@ impl<M: Send + 'static> ExecutorThread<M> {
         Ok(())
     }
 
+    /// A ledger that differs from what is certified stands still until it is replaced; any other goes on.
+    fn unserved(&mut self) -> Result<(), StorageError> {
+        if !self.fetching || self.executor.diverged().is_some() {
+            return Ok(());
+        }
+        tracing::info!("nobody serves a certified state; fetching blocks in its place");
+        self.fetching = false;
+        self.transfer.cancel();
+        self.say_what_is_missing(true)?;
+        self.tell(Event::Unserved);
+        for committed in std::mem::take(&mut self.held) {
+            self.commit(committed)?;
+        }
+        Ok(())
+    }
+
     fn install(&mut self, target: TransferTarget) -> Result<(), StorageError> {
+        if !self.fetching {
+            // It was given up just before it was complete.
+            return Ok(());
+        }
         self.executor.install_staged(&target)?;
         tracing::info!(height = target.height().0, "the certified state is in place");
         self.fetching = false;

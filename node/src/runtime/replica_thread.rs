@@ -134,6 +134,7 @@ impl<E: Engine + 'static> ReplicaThread<E> {
             Event::Installed(certificate, next) => {
                 inputs.push(Input::Installed { certificate, next });
             }
+            Event::Unserved => inputs.push(Input::Unserved),
             Event::StableStored(height) => self.journal.truncate(height),
             Event::Evidence(evidence) => self.evidence(Source::Clients, evidence),
             Event::Stop { clean } => self.stop = self.stop.or(Some(clean)),

@@ -12,6 +12,10 @@ impl Worker {
         let now = self.now_ms();
         if let Fetch::Asking(search, _) = &mut self.fetch {
             search.ask(&self.peers, now);
+            if search.is_hopeless() {
+                // Refused only when the process is stopping; a ledger that cannot go on waits for the next asking.
+                let _ = self.executor.push(Source::Internal, 0, Task::Unserved);
+            }
         }
         for peer in self.peers.clone() {
             self.send(peer, &TransferMessage::AskTarget);
@@ -52,7 +56,12 @@ impl Worker {
         for action in actions {
             match action {
                 SyncAction::Send { to, message } => self.send(to, &message),
-                SyncAction::Stage(batch) => self.ledger.write(batch, Durability::Buffered)?,
+                SyncAction::Stage(batch) => {
+                    self.ledger.write(batch, Durability::Buffered)?;
+                    if let Fetch::Running(search, _) = &mut self.fetch {
+                        search.progressed();
+                    }
+                }
                 SyncAction::Blame { peer, what } => {
                     tracing::warn!(%peer, reason = %what, "a peer sent state that is not certified");
                 }

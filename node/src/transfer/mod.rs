@@ -55,6 +55,8 @@ enum Event {
     Down(ReplicaId),
     /// The executor stands still: fetch a state at least as new as this one.
     Begin(Box<CheckpointCertificate>),
+    /// The executor goes on without.
+    Cancel,
     /// A checkpoint became stable, and this is the state at it.
     Offer(Box<(BlockHeader, CheckpointCertificate, StateAt)>),
     /// Which block is missing, and whether the last ones given to the executor were proven.
@@ -88,6 +90,11 @@ impl TransferHandle {
     /// Fetch a certified state at least as new as this; the executor stands still until it is there.
     pub(crate) fn begin(&self, least: CheckpointCertificate) {
         let _ = self.inbox.push(Source::Internal, 0, Event::Begin(Box::new(least)));
+    }
+
+    /// The executor does not wait any longer. What is staged stays for the next time.
+    pub(crate) fn cancel(&self) {
+        let _ = self.inbox.push(Source::Internal, 0, Event::Cancel);
     }
 
     /// This block is missing below all that the ledger has; `proven` says whether the blocks that the
@@ -244,6 +251,7 @@ impl Worker {
                 self.fetch = Fetch::Asking(TargetSearch::new(least), None);
                 self.ask();
             }
+            Event::Cancel => self.fetch = Fetch::Idle,
             Event::Offer(offer) => {
                 let (header, certificate, state) = *offer;
                 self.serving.offer(header, certificate, state);

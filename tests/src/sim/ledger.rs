@@ -64,6 +64,7 @@ impl Node {
                 self.fetch(fabric, *certificate)?;
             }
             Task::Fetch(certificate) => self.fetch(fabric, *certificate)?,
+            Task::Unserved => self.unserved(fabric)?,
             Task::Install(target) => self.install(fabric, *target)?,
             Task::EpochEnds(ends) => process.executor.store_epoch_ends(&ends)?,
         }
@@ -107,8 +108,26 @@ impl Node {
         Ok(())
     }
 
+    fn unserved(&mut self, fabric: &mut Fabric) -> Result<(), StorageError> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        if !process.fetching || process.executor.diverged().is_some() {
+            return Ok(());
+        }
+        process.fetching = false;
+        process.transfer.cancel();
+        let held = std::mem::take(&mut process.held);
+        self.queue(fabric, ToReplica::Input(Input::Unserved));
+        for committed in held {
+            self.commit(fabric, committed)?;
+        }
+        Ok(())
+    }
+
     fn install(&mut self, fabric: &mut Fabric, target: TransferTarget) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
+        if !process.fetching {
+            return Ok(());
+        }
         process.executor.install_staged(&target)?;
         process.fetching = false;
         if std::mem::take(&mut self.flipped) {

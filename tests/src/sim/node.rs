@@ -60,6 +60,7 @@ pub(super) enum Task {
     Checkpointed(Box<Checkpointed>, Option<StateAt>),
     Diverged(Box<CheckpointCertificate>),
     Fetch(Box<CheckpointCertificate>),
+    Unserved,
     Install(Box<TransferTarget>),
     EpochEnds(Vec<EpochEnd>),
 }

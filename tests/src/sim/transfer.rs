@@ -47,6 +47,11 @@ impl Transfer {
         matches!(self.fetch, Fetch::Running(..))
     }
 
+    /// The executor goes on without.
+    pub(super) fn cancel(&mut self) {
+        self.fetch = Fetch::Idle;
+    }
+
     /// Serve this state to others from now on.
     pub(super) fn offer(&mut self, target: TransferTarget, state: StateAt) {
         self.pins.offer(target, state);
@@ -80,9 +85,15 @@ impl Node {
     fn ask(&mut self, fabric: &mut Fabric) {
         let Some(process) = &mut self.process else { return };
         let Transfer { fetch, peers, .. } = &mut process.transfer;
+        let mut hopeless = false;
         if let Fetch::Asking(search, _) = fetch {
             search.ask(peers, fabric.now_ms());
+            hopeless = search.is_hopeless();
         }
+        if hopeless {
+            self.task(fabric, Task::Unserved);
+        }
+        let Some(process) = &mut self.process else { return };
         for peer in process.transfer.peers.clone() {
             self.send_transfer(fabric, peer, &TransferMessage::AskTarget);
         }
@@ -200,7 +211,14 @@ impl Node {
             }
             match action {
                 SyncAction::Send { to, message } => self.send_transfer(fabric, to, &message),
-                SyncAction::Stage(batch) => self.ledger.write(batch, Durability::Buffered)?,
+                SyncAction::Stage(batch) => {
+                    self.ledger.write(batch, Durability::Buffered)?;
+                    if let Some(process) = &mut self.process
+                        && let Fetch::Running(search, _) = &mut process.transfer.fetch
+                    {
+                        search.progressed();
+                    }
+                }
                 SyncAction::Blame { peer, .. } => {
                     let replica = self.id;
                     fabric.saw(&super::check::Fact::Blamed { replica, peer: peer.0 });

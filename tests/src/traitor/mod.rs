@@ -190,6 +190,7 @@ fn heard(input: Input<Said>) -> Option<Input<Message>> {
         Input::Executed(height) => Input::Executed(height),
         Input::Checkpointed(checkpointed) => Input::Checkpointed(checkpointed),
         Input::Installed { certificate, next } => Input::Installed { certificate, next },
+        Input::Unserved => Input::Unserved,
         Input::Connected(peer) => Input::Connected(peer),
         Input::Checked { batch, valid } => Input::Checked { batch, valid },
     })
