@@ -120,6 +120,14 @@ impl StateSync {
         sync
     }
 
+    /// Numbers its questions from here on: an answer to an earlier transfer of this process, late, is no
+    /// answer to this one, and nobody is blamed for it.
+    #[must_use]
+    pub fn numbered_from(mut self, id: u64) -> Self {
+        self.next_id = id;
+        self
+    }
+
     /// Goes on with a newer target; what is staged and still fits is kept. `reader` as for
     /// [`Self::begin`].
     pub fn retarget(&mut self, target: TransferTarget, reader: Arc<dyn Snapshot>) {

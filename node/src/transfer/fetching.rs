@@ -12,13 +12,19 @@ impl Worker {
         let now = self.now_ms();
         if let Fetch::Asking(search, _) = &mut self.fetch {
             search.ask(&self.peers, now);
-            if search.is_hopeless() {
-                // Refused only when the process is stopping; a ledger that cannot go on waits for the next asking.
-                let _ = self.executor.push(Source::Internal, 0, Task::Unserved);
-            }
         }
+        self.give_up_if_hopeless();
         for peer in self.peers.clone() {
             self.send(peer, &TransferMessage::AskTarget);
+        }
+    }
+
+    pub(super) fn give_up_if_hopeless(&self) {
+        if let Fetch::Asking(search, _) = &self.fetch
+            && search.is_hopeless()
+        {
+            // Refused only when the process is stopping; a ledger that cannot go on waits for the next asking.
+            let _ = self.executor.push(Source::Internal, 0, Task::Unserved);
         }
     }
 
@@ -38,6 +44,8 @@ impl Worker {
         }
         tracing::info!(%from, height = target.height().0, "fetching this certified state");
         let reader = self.ledger.snapshot()?;
+        // A transfer asks far fewer questions than a million in a millisecond.
+        let first_id = self.now_ms() << 20;
         if let Fetch::Asking(mut search, before) = std::mem::replace(&mut self.fetch, Fetch::Idle) {
             search.took(from);
             let sync = match before {
@@ -45,7 +53,10 @@ impl Worker {
                     sync.retarget(target, reader);
                     sync
                 }
-                None => Box::new(StateSync::begin(target, reader, self.peers.clone())),
+                None => {
+                    let sync = StateSync::begin(target, reader, self.peers.clone());
+                    Box::new(sync.numbered_from(first_id))
+                }
             };
             self.fetch = Fetch::Running(search, sync);
         }

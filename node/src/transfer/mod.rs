@@ -150,6 +150,7 @@ impl Transfer {
             executor,
             keys,
             cluster,
+            faulty: genesis.quorum().f(),
             serving: Serving::new(reader.clone()),
             filling: Filling::new(reader, genesis, check),
             peers: Vec::new(),
@@ -195,6 +196,8 @@ struct Worker {
     executor: Arc<Inbox<Task>>,
     keys: MemberKeys,
     cluster: Digest,
+    /// f of the first epoch; members do not come or go.
+    faulty: usize,
     serving: Serving<RocksStorage>,
     filling: Filling<RocksStorage>,
     peers: Vec<ReplicaId>,
@@ -248,7 +251,7 @@ impl Worker {
                 tracing::info!(height = least.checkpoint.height.0, "fetching certified state");
                 let least = least.checkpoint.height;
                 self.filling.suspend();
-                self.fetch = Fetch::Asking(TargetSearch::new(least), None);
+                self.fetch = Fetch::Asking(TargetSearch::new(least, self.faulty), None);
                 self.ask();
             }
             Event::Cancel => self.fetch = Fetch::Idle,
@@ -306,6 +309,11 @@ impl Worker {
         }
         match (&mut self.fetch, message) {
             (_, TransferMessage::Target(Some(target))) => self.target(from, *target),
+            (Fetch::Asking(search, _), TransferMessage::Target(None)) => {
+                search.denies(from);
+                self.give_up_if_hopeless();
+                Ok(())
+            }
             (Fetch::Running(_, sync), message) => {
                 let actions = sync.on_message(from, message, now)?;
                 self.carry_out(actions)

@@ -155,6 +155,7 @@ impl Node {
             tip.height >= height && tip.checkpoint.is_some_and(|it| it.height >= self.vouched)
         };
         self.owed = self.owed.filter(|height| !good || !restored(*height));
+        self.epoch = self.epoch.max(status.epoch.0);
         process.status = status;
         let (replica, boot) = (self.id, process.boot);
         let waiting = process.replica.waiting();

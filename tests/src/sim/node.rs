@@ -197,6 +197,8 @@ pub struct Node {
     pub owed: Option<Sequence>,
     /// The highest CHECKPOINT it sent.
     pub vouched: Sequence,
+    /// The last epoch that it was seen in.
+    pub epoch: u64,
     /// The highest sequence at which it sent COMMIT.
     pub committed: Sequence,
     /// The newest epoch and view for which it sent VIEW-CHANGE.
@@ -234,6 +236,7 @@ impl Node {
             lost: None,
             owed: None,
             vouched: Sequence(0),
+            epoch: 0,
             committed: Sequence(0),
             left: (0, 0),
             flipped: false,

@@ -78,21 +78,25 @@ impl Node {
     pub(super) fn begin_transfer(&mut self, fabric: &mut Fabric, least: &CheckpointCertificate) {
         let Some(process) = &mut self.process else { return };
         let least = least.checkpoint.height;
-        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least), None);
+        let faulty = fabric.genesis.membership.quorum().f();
+        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least, faulty), None);
         self.ask(fabric);
+    }
+
+    fn give_up_if_hopeless(&mut self, fabric: &mut Fabric) {
+        let Some(process) = &self.process else { return };
+        if matches!(&process.transfer.fetch, Fetch::Asking(search, _) if search.is_hopeless()) {
+            self.task(fabric, Task::Unserved);
+        }
     }
 
     fn ask(&mut self, fabric: &mut Fabric) {
         let Some(process) = &mut self.process else { return };
         let Transfer { fetch, peers, .. } = &mut process.transfer;
-        let mut hopeless = false;
         if let Fetch::Asking(search, _) = fetch {
             search.ask(peers, fabric.now_ms());
-            hopeless = search.is_hopeless();
         }
-        if hopeless {
-            self.task(fabric, Task::Unserved);
-        }
+        self.give_up_if_hopeless(fabric);
         let Some(process) = &mut self.process else { return };
         for peer in process.transfer.peers.clone() {
             self.send_transfer(fabric, peer, &TransferMessage::AskTarget);
@@ -149,7 +153,12 @@ impl Node {
                 self.send_transfer(fabric, from, &answer);
             }
             TransferMessage::Target(Some(target)) => self.target(fabric, from, *target)?,
-            TransferMessage::Target(None) => {}
+            TransferMessage::Target(None) => {
+                if let Fetch::Asking(search, _) = &mut transfer.fetch {
+                    search.denies(from);
+                    self.give_up_if_hopeless(fabric);
+                }
+            }
             // Blocks behind a transferred state are filled in slowly and change nothing that is checked here.
             TransferMessage::AskBlocks { id, .. } => {
                 self.send_transfer(fabric, from, &TransferMessage::Unavailable { id });
@@ -193,7 +202,10 @@ impl Node {
                     sync.retarget(target, reader);
                     sync
                 }
-                None => Box::new(StateSync::begin(target, reader, peers)),
+                None => {
+                    let sync = StateSync::begin(target, reader, peers);
+                    Box::new(sync.numbered_from(fabric.now_ms() << 20))
+                }
             };
             transfer.fetch = Fetch::Running(search, sync);
         }

@@ -573,7 +573,8 @@ impl World {
     }
 
     fn newest_epoch(&self) -> u64 {
-        self.nodes.iter().filter_map(Node::status).map(|status| status.epoch.0).max().unwrap_or(0)
+        // Of those that are down as well: an old copy may be put back while all are.
+        self.nodes.iter().map(|node| node.epoch).max().unwrap_or(0)
     }
 
     fn heal(&mut self) {
