@@ -168,13 +168,14 @@ impl ClientSession {
         let Some(number) = self.by_digest.get(request).copied() else { return };
         let half_ms = self.interval_ms(0);
         let Some(pending) = self.pending_mut(number) else { return };
-        // Where all were asked, one that is busy changes nothing.
-        if pending.sent_to == Some(from) && !pending.retry {
-            let backoff = BUSY_BACKOFF_MS.saturating_mul(1 << pending.busy.min(10)).min(half_ms);
-            let due_ms = pending.due_ms.min(now_ms.saturating_add(backoff));
+        // Where all were asked, one that is busy changes nothing; nor does one that says so for ever put off that all
+        // are asked.
+        let backoff = BUSY_BACKOFF_MS.saturating_mul(1 << pending.busy.min(10)).min(half_ms);
+        let again_ms = now_ms.saturating_add(backoff);
+        if pending.sent_to == Some(from) && !pending.retry && again_ms < pending.all_ms {
             pending.busy = pending.busy.saturating_add(1);
             pending.retry = true;
-            self.set_timer(number, due_ms);
+            self.set_timer(number, again_ms);
         }
         let ticket = (number != OPENING).then_some(Ticket(number));
         self.out.push(Event::Busy { ticket, replica: from, reason });

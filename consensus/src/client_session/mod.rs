@@ -51,6 +51,8 @@ struct Pending {
     sent_to: Option<ReplicaId>,
     sent_ms: u64,
     due_ms: u64,
+    /// When all replicas are asked, whatever the one that was asked says of being busy.
+    all_ms: u64,
     resends: u32,
     busy: u32,
     /// The next send is for a Busy, not for silence.

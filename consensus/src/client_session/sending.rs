@@ -36,6 +36,7 @@ impl ClientSession {
             sent_to: alone(to),
             sent_ms: now_ms,
             due_ms,
+            all_ms: due_ms,
             resends: 0,
             busy: 0,
             retry: false,
@@ -75,7 +76,14 @@ impl ClientSession {
             pending.resends = pending.resends.saturating_add(1);
         }
         let (request, resends) = (pending.request.clone(), pending.resends);
-        self.set_timer(number, now_ms.saturating_add(self.interval_ms(resends)));
+        let mut due_ms = pending.all_ms;
+        if to == Destination::All {
+            due_ms = now_ms.saturating_add(self.interval_ms(resends));
+            if let Some(pending) = self.pending_mut(number) {
+                pending.all_ms = due_ms;
+            }
+        }
+        self.set_timer(number, due_ms);
         self.send(to, ClientFrame::Submit { request, resent: true });
         if let Some(replica) = disappointed {
             self.belief.disappointed(replica, now_ms);

@@ -495,6 +495,28 @@ fn a_busy_primary_is_asked_again_soon_and_more_rarely_each_time() {
     assert!(destinations(&session.on_tick(200)).is_empty());
 }
 
+/// A liar that leads may say so of a request that it had executed, in place of the answer.
+#[test]
+fn who_is_busy_for_ever_does_not_keep_a_request_from_the_others() {
+    let mut cluster = Cluster::new();
+    let mut session = cluster.open();
+    let (_, events) = session.submit(b"put".to_vec(), 0).unwrap();
+    let request = submitted(&events)[0].digest();
+    let mut asked_all = None;
+    for now_ms in 1..=5_000 {
+        let sent = destinations(&session.on_tick(now_ms));
+        if sent.iter().any(|(to, _)| *to == Destination::All) {
+            asked_all = asked_all.or(Some(now_ms));
+        }
+        let _ = session.on_frame(
+            ReplicaId(0),
+            NodeFrame::Busy { request, reason: "full".into() },
+            now_ms,
+        );
+    }
+    assert!(asked_all.is_some_and(|at| at <= 500), "all are asked at {asked_all:?}");
+}
+
 #[test]
 fn a_new_connection_is_attached_and_gets_what_it_missed() {
     let mut cluster = Cluster::new();
