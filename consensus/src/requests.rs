@@ -8,7 +8,7 @@
 //!
 //! Turns alone share batches out fairly only where all lanes are full. A batch that one client fills
 //! up makes all others wait for it, and those that wait for answers ask less often then. So beside
-//! others a client has no more on its way than the others have as a rule ([`share`]).
+//! others a client has no more on its way than the others have as a rule (the module `share`).
 
 use crate::message::{RequestKey, SignedRequest};
 use crate::types::{ClientId, ReplicaId, RequestNumber, SessionId};

@@ -2,7 +2,7 @@
 //!
 //! Strict verification (Chalkias, Garillot and Nikolaenko, "Taming the many EdDSAs", 2020): `S` is reduced, `R` is the
 //! canonical encoding of `[S]B − [k]A` and not of small order, and neither is the key, which a
-//! [`VerifyingKey`](crate::VerifyingKey) stands for.
+//! [`VerifyingKey`] stands for.
 //!
 //! ed25519-dalek's `verify_strict` decodes `R` to see its order, which takes a sixth of the time. It need not:
 //! what is compared is the canonical encoding of the point computed, so that an `R` that is accepted is that encoding,

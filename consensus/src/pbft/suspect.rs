@@ -189,8 +189,27 @@ impl Pbft {
             || self.suspicion.faulty
             || self.suspicion.slow_until_ms > self.now_ms
             || self.abstains()
+            || self.proposes_in_vain()
             || suspecting.len() >= self.quorum().weak() - usize::from(mistake!("f-suspects-joined"))
             || suspecting.contains(&self.primary())
+    }
+
+    /// Whether this primary's own next batch is of a time that backups do not accept: it was cut off for
+    /// long, or its clock was wrong. What O names is accepted whatever its time.
+    fn proposes_in_vain(&self) -> bool {
+        let next = self.agreed.next();
+        let vain = self.is_primary()
+            && next > self.changes.target
+            && self.log.get(&next).is_some_and(|it| {
+                it.prepared.is_none()
+                    && it.proposed_body().is_some_and(|batch| {
+                        self.wall.0.abs_diff(batch.timestamp.0) > self.limits.clock_window_ms
+                    })
+            });
+        if vain {
+            mark!("a primary whose proposal nobody accepts gives up its view");
+        }
+        vain
     }
 
     /// Whether this replica must abstain at the next undecided sequence, after a restart.

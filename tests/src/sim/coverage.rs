@@ -56,6 +56,7 @@ pub const MARKS: &[Mark] = &[
     rare("no peer serves the target any more", "Catching up"),
     required("one number with two bodies", "Clients: exactly once"),
     required("state transfer is asked for", "Catching up"),
+    rare("a primary whose proposal nobody accepts gives up its view", "View change"),
     rare("nobody serves the state, and blocks are fetched in its place", "Catching up"),
     rare("the buffer of later views is full", "Normal case"),
     required("the end of an epoch is taken from a peer", "Epochs and Rejoin"),
