@@ -10,7 +10,7 @@
 mod common;
 
 use common::network::{Network, request};
-use conclave_consensus::engine::Engine;
+use conclave_consensus::engine::{Engine, Input};
 use conclave_consensus::message::{Batch, kind};
 use conclave_consensus::pbft::message::Message;
 use conclave_consensus::types::{Epoch, Sequence, Timestamp, View};
@@ -271,6 +271,29 @@ fn an_idle_cluster_makes_its_last_blocks_a_checkpoint_and_then_rests() {
     assert_eq!((status.stable, status.decided), (Sequence(2), Sequence(2)));
     network.run_ms(20_000);
     assert_eq!(network.engine(0).status().decided, Sequence(2), "an idle cluster adds no blocks");
+}
+
+#[test]
+fn an_idle_primary_whose_ledger_stands_still_makes_the_last_blocks_of_others_a_checkpoint() {
+    let mut network = Network::new(4, 33);
+    network.ask(0, 1, 1);
+    executed(&mut network, 1);
+    network.serves_states = false;
+    network.corrupt(0);
+    network.run_until("the primary notices", |network| network.node(0).diverged);
+    network.run_ms(1_500);
+    for number in 2..=5 {
+        network.ask(0, 1, number);
+        network.run_ms(20);
+    }
+    network.run_until("the last block is in a checkpoint", |network| {
+        let status = network.engine(1).status();
+        network.node(1).requests_executed() == 5 && status.stable == status.decided
+    });
+    let decided = network.engine(1).status().decided;
+    assert!(network.node(0).ledger.height < decided, "its own ledger stands still");
+    network.run_ms(20_000);
+    assert_eq!(network.engine(1).status().decided, decided, "an idle cluster adds no blocks");
 }
 
 // ---- §4.4 view changes ---------------------------------------------------------------------
@@ -563,6 +586,19 @@ fn a_primary_that_leaves_one_client_out_is_replaced() {
 }
 
 #[test]
+fn a_primary_whose_proposal_is_too_old_for_the_others_gives_up_its_view() {
+    let mut network = Network::new(4, 34);
+    network.run_ms(300);
+    network.wires.cut = (1..4).flat_map(|peer| [(0, peer), (peer, 0)]).collect();
+    network.ask(0, 1, 1);
+    network.run_ms(network.genesis.limits.clock_window_ms + 1_000);
+    assert_eq!(views(&network), [0; 4], "nobody else knows of the request");
+    network.wires.cut.clear();
+    executed(&mut network, 1);
+    assert_eq!(views(&network), [1; 4]);
+}
+
+#[test]
 fn a_primary_that_skips_a_sequence_is_replaced_and_the_gap_is_filled() {
     let mut network = with_traitor(0, 28);
     let forge = network.forge();
@@ -603,6 +639,29 @@ fn a_replica_far_behind_catches_up_from_the_ledgers_of_others() {
     executed(&mut network, 150);
     assert!(network.now - started < 3_000, "took {} ms", network.now - started);
     assert_eq!(views(&network), [0, 0, 0, 0]);
+}
+
+#[test]
+fn an_empty_replica_goes_by_the_blocks_when_nobody_serves_a_state() {
+    let mut network = Network::new(4, 35);
+    network.serves_states = false;
+    network.kill(3);
+    for number in 1..=150 {
+        network.ask(0, 1, number);
+        network.run_ms(10);
+    }
+    executed(&mut network, 150);
+    network.filter = Some(Box::new(|_, _, to, message| {
+        !(to == 3 && matches!(message, Message::Decided { .. }))
+    }));
+    network.start(3);
+    network.run_until("it knows a checkpoint", |network| network.engine(3).status().stable.0 > 0);
+    network.run_ms(1_000);
+    network.filter = None;
+    network.run_ms(3_000);
+    assert_eq!(network.node(3).requests_executed(), 0, "it waits for a state");
+    network.input(3, Input::Unserved);
+    executed(&mut network, 150);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) struct Checkpoints {
     /// When the last batch was handed over.
     pub(super) delivered_ms: u64,
     /// When this primary last marked an empty batch.
-    marked_ms: u64,
+    pub(super) marked_ms: u64,
     /// The state being fetched, since when.
     installing: Option<(Sequence, u64)>,
     /// The last state that nobody served, since when that is known.
@@ -356,20 +356,16 @@ impl Pbft {
     /// An idle primary marks an empty batch, so that the last blocks become a checkpoint too. One whose
     /// own ledger is behind does not know which blocks are checkpoints, and may wait for the state of one
     /// that nobody serves any more: it asks for them until one is stable.
-    pub(super) fn idle_mark_due(&mut self) -> bool {
+    pub(super) fn idle_mark_due(&self) -> bool {
         let unmarked = if self.executed == self.agreed {
             self.checkpoints.last < self.executed
         } else {
             self.low < self.agreed
         };
         let since = self.checkpoints.delivered_ms.max(self.checkpoints.marked_ms);
-        let due = self.next == self.agreed.next()
+        self.next == self.agreed.next()
             && unmarked
-            && self.now_ms.saturating_sub(since) >= IDLE_MS;
-        if due {
-            self.checkpoints.marked_ms = self.now_ms;
-        }
-        due
+            && self.now_ms.saturating_sub(since) >= IDLE_MS
     }
 
     /// The epoch that decided this height.

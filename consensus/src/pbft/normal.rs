@@ -135,7 +135,11 @@ impl Pbft {
                 return Some(Arc::new(Batch::new(self.wall, false, None, requests)));
             }
         }
-        self.idle_mark_due().then(|| Arc::new(Batch::new(self.wall, true, None, Vec::new())))
+        if !self.idle_mark_due() {
+            return None;
+        }
+        self.checkpoints.marked_ms = self.now_ms;
+        Some(Arc::new(Batch::new(self.wall, true, None, Vec::new())))
     }
 
     /// Beside others on their way a batch leaves when it is full or holds as many requests as they

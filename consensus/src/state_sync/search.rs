@@ -4,6 +4,7 @@
 //! liar may hold a newer one than all others, and be silent about the state: whoever named a target that
 //! came to nothing is heard again only when nobody else names one, and what is enough stays as it was.
 
+use crate::quorum::Byzantine;
 use crate::types::{ReplicaId, Sequence};
 use conclave_crypto::mark;
 use std::collections::BTreeSet;
@@ -17,20 +18,18 @@ const ROUNDS: u32 = 3;
 /// After so many askings, with targets between them or without, it is likely that nobody serves any.
 const HOPELESS: u32 = 8;
 
-/// And after so many to which all peers but f said that they serve none.
+/// And after so many to which the others of a quorum said that they serve none.
 const DENIED: u32 = 2;
 
 /// The search for a certified state that peers serve, over any number of targets.
 #[derive(Debug)]
 pub struct TargetSearch {
     least: Sequence,
-    /// f: so many may be silent, or name what they do not serve.
-    faulty: usize,
-    /// Who was asked last, in number, and who said that it serves none.
-    peers: usize,
-    denied: BTreeSet<ReplicaId>,
-    /// Askings that all but f denied, since somebody served a part of a state.
-    in_vain_askings: u32,
+    members: Byzantine,
+    /// How many said to the last asking that they serve none.
+    denials: usize,
+    /// Askings that the others of a quorum denied, since somebody served a part of a state.
+    denied: u32,
     /// Who was asked and has not answered.
     asked: BTreeSet<ReplicaId>,
     asked_ms: u64,
@@ -43,15 +42,14 @@ pub struct TargetSearch {
 }
 
 impl TargetSearch {
-    /// For a state at this height or above it, where so many may be faulty.
+    /// For a state at this height or above it, among so many members.
     #[must_use]
-    pub fn new(least: Sequence, faulty: usize) -> Self {
+    pub fn new(least: Sequence, members: Byzantine) -> Self {
         Self {
             least,
-            faulty,
-            peers: 0,
-            denied: BTreeSet::new(),
-            in_vain_askings: 0,
+            members,
+            denials: 0,
+            denied: 0,
             asked: BTreeSet::new(),
             asked_ms: 0,
             rounds: 0,
@@ -70,8 +68,7 @@ impl TargetSearch {
     /// All these are asked now.
     pub fn ask(&mut self, peers: &[ReplicaId], now_ms: u64) {
         self.asked = peers.iter().copied().collect();
-        self.peers = self.asked.len();
-        self.denied.clear();
+        self.denials = 0;
         self.asked_ms = now_ms;
         self.rounds += 1;
         self.askings = self.askings.saturating_add(1);
@@ -83,21 +80,21 @@ impl TargetSearch {
     /// Somebody serves the target: a part of it is checked and staged.
     pub fn progressed(&mut self) {
         self.askings = 0;
-        self.in_vain_askings = 0;
+        self.denied = 0;
     }
 
     /// A peer says that it serves none.
     pub fn denies(&mut self, from: ReplicaId) {
-        if self.asked.remove(&from) && self.denied.insert(from) {
-            let needed = self.peers.saturating_sub(self.faulty).max(1);
-            self.in_vain_askings += u32::from(self.denied.len() == needed);
+        if self.asked.remove(&from) {
+            self.denials += 1;
+            self.denied += u32::from(self.denials == self.members.quorum() - 1);
         }
     }
 
     /// Whether who can do without a state should, and fetch blocks.
     #[must_use]
     pub fn is_hopeless(&self) -> bool {
-        self.askings > HOPELESS || self.in_vain_askings >= DENIED
+        self.askings > HOPELESS || self.denied >= DENIED
     }
 
     /// Whether a target of this height is taken from this peer, if its certificate is good; one
@@ -127,7 +124,7 @@ mod tests {
 
     #[test]
     fn who_named_a_target_that_nobody_served_gives_way_to_all_others() {
-        let mut search = TargetSearch::new(Sequence(100), 1);
+        let mut search = TargetSearch::new(Sequence(100), Byzantine::of(4));
         search.ask(&PEERS, 0);
         assert!(!search.takes(ReplicaId(0), Sequence(99)), "below what is needed");
         assert!(search.takes(ReplicaId(3), Sequence(300)));
@@ -141,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_search_that_finds_nothing_for_long_is_hopeless_whatever_a_liar_names() {
-        let mut search = TargetSearch::new(Sequence(100), 1);
+        let mut search = TargetSearch::new(Sequence(100), Byzantine::of(4));
         for asking in 0..u64::from(HOPELESS) {
             assert!(!search.is_hopeless());
             search.ask(&PEERS, asking * ASK_MS);
@@ -158,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_all_but_f_deny_twice_is_hopeless() {
-        let mut search = TargetSearch::new(Sequence(100), 1);
+    fn a_search_that_a_quorum_denies_twice_is_hopeless() {
+        let mut search = TargetSearch::new(Sequence(100), Byzantine::of(4));
         for asking in 0..2 {
             search.ask(&PEERS, asking * ASK_MS);
             for _ in 0..9 {
@@ -176,7 +173,7 @@ mod tests {
 
     #[test]
     fn it_is_heard_again_when_nobody_else_names_a_target() {
-        let mut search = TargetSearch::new(Sequence(100), 1);
+        let mut search = TargetSearch::new(Sequence(100), Byzantine::of(4));
         search.took(ReplicaId(3));
         search.failed();
         let mut askings = 0;

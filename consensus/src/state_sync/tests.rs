@@ -466,6 +466,32 @@ fn when_no_peer_serves_the_target_a_newer_one_is_asked_for_once() {
 }
 
 #[test]
+fn a_late_answer_to_an_earlier_transfer_is_no_answer_to_this_one() {
+    let servers = [state(&many(100, &[1])), state(&many(100, &[2]))];
+    let storage = MemoryStorage::new();
+    let peer = ReplicaId(1);
+    let begin = |server: &MemoryStorage, first| {
+        let reader = storage.snapshot().unwrap();
+        StateSync::begin(target_of(server, 1), reader, [peer]).numbered_from(first)
+    };
+    let mut earlier = begin(&servers[0], 1);
+    let [SyncAction::Send { message: TransferMessage::Request(question), .. }] =
+        &earlier.poll(0).unwrap()[..]
+    else {
+        panic!("one question")
+    };
+    let snapshot = servers[0].snapshot().unwrap();
+    let late = serve(&*snapshot, &*snapshot, question).unwrap();
+    for (first, blames) in [(1, true), (1 << 20, false)] {
+        let mut sync = begin(&servers[1], first);
+        sync.poll(0).unwrap();
+        let actions = sync.on_message(peer, late.clone(), 1).unwrap();
+        let blamed = actions.iter().any(|action| matches!(action, SyncAction::Blame { .. }));
+        assert_eq!(blamed, blames, "numbered from {first}: {actions:?}");
+    }
+}
+
+#[test]
 fn a_busy_peer_costs_a_moment_and_nothing_while_there_are_others() {
     let server = state(&many(100, &[1]));
     let storage = MemoryStorage::new();

@@ -100,6 +100,8 @@ pub struct Network {
     pub signed: BTreeMap<(u16, u64, u64, u64, u8), Digest>,
     /// What some correct replica executed at each height.
     pub history: BTreeMap<Sequence, (Digest, u16)>,
+    /// Whether somebody serves the state of a checkpoint.
+    pub serves_states: bool,
     /// Clocks of nodes differ by this.
     pub skew_ms: BTreeMap<u16, i64>,
     pub sent: u64,
@@ -187,6 +189,7 @@ impl Network {
             filter: None,
             signed: BTreeMap::new(),
             history: BTreeMap::new(),
+            serves_states: true,
             skew_ms: BTreeMap::new(),
             sent: 0,
             boundaries: 0,
@@ -532,6 +535,7 @@ impl Network {
         let source = self
             .nodes
             .values()
+            .filter(|_| self.serves_states)
             .find(|node| node.id != id && node.ledger.blocks.contains_key(&height))
             .map(|node| node.ledger.clone());
         let Some(source) = source else { return };

@@ -177,7 +177,9 @@ impl<E: Engine + 'static> Verify<E> {
                     Work::Batch(batch) => self.check_batch(&batch),
                 }
             }
-            self.check(std::mem::take(&mut requests));
+            if !requests.is_empty() {
+                self.check(std::mem::take(&mut requests));
+            }
             self.busy.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -237,3 +237,16 @@ pub(super) fn range(to: Option<&[u8]>) -> ReadOptions {
     }
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_for_direct_io_leaves_nothing_behind_and_is_false_where_nothing_can_be_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        passes_the_page_cache(directory.path());
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 0);
+        assert!(!passes_the_page_cache(&directory.path().join("absent")));
+    }
+}

@@ -24,6 +24,7 @@ use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::membership::Membership;
 use conclave_consensus::message::{BlockHeader, CheckpointCertificate};
+use conclave_consensus::quorum::Byzantine;
 use conclave_consensus::state_sync::{StateSync, TargetSearch, TransferMessage};
 use conclave_consensus::storage::{Snapshot, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
@@ -150,7 +151,7 @@ impl Transfer {
             executor,
             keys,
             cluster,
-            faulty: genesis.quorum().f(),
+            members: genesis.quorum(),
             serving: Serving::new(reader.clone()),
             filling: Filling::new(reader, genesis, check),
             peers: Vec::new(),
@@ -196,8 +197,8 @@ struct Worker {
     executor: Arc<Inbox<Task>>,
     keys: MemberKeys,
     cluster: Digest,
-    /// f of the first epoch; members do not come or go.
-    faulty: usize,
+    /// Of the first epoch; members do not come or go.
+    members: Byzantine,
     serving: Serving<RocksStorage>,
     filling: Filling<RocksStorage>,
     peers: Vec<ReplicaId>,
@@ -251,7 +252,7 @@ impl Worker {
                 tracing::info!(height = least.checkpoint.height.0, "fetching certified state");
                 let least = least.checkpoint.height;
                 self.filling.suspend();
-                self.fetch = Fetch::Asking(TargetSearch::new(least, self.faulty), None);
+                self.fetch = Fetch::Asking(TargetSearch::new(least, self.members), None);
                 self.ask();
             }
             Event::Cancel => self.fetch = Fetch::Idle,

@@ -78,8 +78,8 @@ impl Node {
     pub(super) fn begin_transfer(&mut self, fabric: &mut Fabric, least: &CheckpointCertificate) {
         let Some(process) = &mut self.process else { return };
         let least = least.checkpoint.height;
-        let faulty = fabric.genesis.membership.quorum().f();
-        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least, faulty), None);
+        let members = fabric.genesis.membership.quorum();
+        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least, members), None);
         self.ask(fabric);
     }
 
