@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod byte_rate;
 pub mod client_session;
 pub mod client_wire;
 pub mod engine;

@@ -101,6 +101,9 @@ pub enum RequestError {
         /// What it acknowledges.
         acknowledged: RequestNumber,
     },
+    /// A Submit of session 0, which no client ever has.
+    #[error("session 0 is nobody's: open a session first")]
+    Session,
     /// The client's key or signature does not verify.
     #[error("the request's signature does not verify")]
     Signature,
@@ -150,6 +153,9 @@ impl SignedRequest {
                 RequestNumber(*opened),
             ),
             RequestBody::Submit { session, number, acknowledged, .. } => {
+                if *session == SessionId(0) {
+                    return Err(RequestError::Session);
+                }
                 if number <= acknowledged || *number > acknowledged.plus(REQUEST_WINDOW) {
                     return Err(RequestError::Window {
                         number: *number,
@@ -558,4 +564,35 @@ pub struct BlockReplies {
     pub attestation: Signature,
     /// The answers, in block order.
     pub results: Vec<ResultEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_crypto::keys::SecretKey;
+
+    #[test]
+    fn a_request_is_refused_by_its_own_numbers() {
+        let key = SecretKey::from_seed([1; 32]);
+        let parsed = |session, number, acknowledged| {
+            let body = RequestBody::Submit {
+                session: SessionId(session),
+                number: RequestNumber(number),
+                acknowledged: RequestNumber(acknowledged),
+                operations: Vec::new(),
+            };
+            let bytes = wire::encode(&Request { client: key.public(), body });
+            SignedRequest::from_parts(bytes, Signature::from([0; 64])).map(|request| request.key())
+        };
+        assert!(parsed(1, 1, 0).is_ok());
+        assert!(parsed(1, 1_030, 6).is_ok());
+        for (number, acknowledged) in [(0, 0), (6, 6), (5, 6), (1_031, 6)] {
+            let (number, acknowledged) = (RequestNumber(number), RequestNumber(acknowledged));
+            assert_eq!(
+                parsed(1, number.0, acknowledged.0),
+                Err(RequestError::Window { number, acknowledged })
+            );
+        }
+        assert_eq!(parsed(0, 1, 0), Err(RequestError::Session), "as an OpenSession's key would be");
+    }
 }

@@ -223,6 +223,9 @@ impl RequestQueue {
             self.unproposed -= 1;
             taken.push(Arc::clone(&pending.request));
             lane.consume();
+            if !self.turns.is_empty() && lane.pending.len() > lane.proposed {
+                mark!("a client's next request waits until others had their turn");
+            }
             give_turn(&mut self.turns, &mut self.turns_given, lane, client);
         }
         self.turns.extend(passed_over);
@@ -301,7 +304,9 @@ impl RequestQueue {
             let keys: Vec<_> = lane.arrivals.values().copied().collect();
             for key in keys {
                 let Some(pending) = lane.pending.get_mut(&key) else { continue };
-                pending.proposed = false;
+                if std::mem::take(&mut pending.proposed) {
+                    mark!("a request of a batch that was given up waits again");
+                }
                 match pending.origin {
                     Origin::Direct => lane.direct.push_back(key),
                     Origin::Forwarded(_) if keep_forwarded => lane.forwarded.push_back(key),

@@ -81,7 +81,7 @@ fn what_hunts_found_is_not_found_again() {
     let four = Options { replicas: Some(4), ..Options::default() };
     for seed in [
         60_009_736, 61_239_839, 61_371_483, 60_761_237, 62_233_198, 61_561_494, 60_533_503,
-        60_560_390,
+        60_560_390, 80_116_039,
     ] {
         assert_eq!(run::seed(seed, &four).violation, None, "seed {seed} of four replicas");
     }

@@ -363,9 +363,7 @@ impl Pbft {
             self.low < self.agreed
         };
         let since = self.checkpoints.delivered_ms.max(self.checkpoints.marked_ms);
-        self.next == self.agreed.next()
-            && unmarked
-            && self.now_ms.saturating_sub(since) >= IDLE_MS
+        self.next == self.agreed.next() && unmarked && self.now_ms.saturating_sub(since) >= IDLE_MS
     }
 
     /// The epoch that decided this height.

@@ -161,8 +161,12 @@ impl Pbft {
             let message = Message::Suspect { epoch: self.epoch(), view: self.view };
             self.send_after(To::Others, message, 0);
         }
-        if !self.suspicion.expired && suspecting.len() >= self.quorum().weak() {
-            mark!("f+1 SUSPECTs are joined");
+        if !self.suspicion.expired {
+            if suspecting.len() >= self.quorum().weak() {
+                mark!("f+1 SUSPECTs are joined");
+            } else if suspecting.contains(&self.primary()) {
+                mark!("the primary's own SUSPECT is joined");
+            }
         }
         suspecting.insert(self.id());
         if suspecting.len() >= self.quorum().quorum() || mistake!("view-left-alone") {
@@ -177,7 +181,13 @@ impl Pbft {
     /// Who wants to leave this view: by SUSPECT, or by a VIEW-CHANGE above it.
     fn suspecting_peers(&mut self) -> BTreeSet<ReplicaId> {
         let now = self.now_ms;
-        self.suspicion.heard.retain(|_, (_, until)| *until > now);
+        self.suspicion.heard.retain(|_, (_, until)| {
+            let counts = *until > now;
+            if !counts {
+                mark!("a SUSPECT is too old to count");
+            }
+            counts
+        });
         let by_suspect = self.suspicion.heard.iter().filter(|(_, (view, _))| *view == self.view);
         let by_change = self.changes.senders_above(self.view);
         let id = self.id();

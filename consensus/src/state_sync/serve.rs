@@ -167,7 +167,13 @@ impl<S: Clone> Pins<S> {
 
     /// Lets go of what is kept for too long, or for nobody.
     pub fn expire(&mut self, now_ms: u64) {
-        self.pins.retain(|pin| now_ms.saturating_sub(pin.since_ms) < PIN_MS_MAX);
+        self.pins.retain(|pin| {
+            let kept = now_ms.saturating_sub(pin.since_ms) < PIN_MS_MAX;
+            if !kept {
+                mark!("a state was kept for as long as it may be");
+            }
+            kept
+        });
     }
 
     /// Which state to name to an asker; it is pinned from now on.
@@ -178,6 +184,7 @@ impl<S: Clone> Pins<S> {
         if !pinned {
             if self.pins.len() >= PINS_MAX {
                 self.pins.retain(|pin| now_ms.saturating_sub(pin.used_ms) < PIN_IDLE_MS);
+                mark!("states that others asked for take all places");
             }
             if self.pins.len() < PINS_MAX {
                 mark!("a state is kept for who asked for it");

@@ -65,6 +65,8 @@ pub struct Node {
     pub halted: Option<String>,
     pub rolled_back: Option<String>,
     pub diverged: bool,
+    /// How often it asked for a state.
+    pub installs: u64,
     pub rejects: BTreeMap<String, u64>,
     pub signed: BTreeMap<(u64, u64, u64, u8), Digest>,
 }
@@ -251,6 +253,7 @@ impl Network {
             halted: None,
             rolled_back: None,
             diverged: false,
+            installs: 0,
             rejects: BTreeMap::new(),
             signed: BTreeMap::new(),
         };
@@ -532,6 +535,7 @@ impl Network {
         certificate: conclave_consensus::message::CheckpointCertificate,
     ) {
         let height = certificate.checkpoint.height;
+        self.nodes.get_mut(&id).expect("it acts").installs += 1;
         let source = self
             .nodes
             .values()

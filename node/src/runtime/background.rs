@@ -4,24 +4,18 @@ use super::Failure;
 use super::evidence::EvidenceKeeper;
 use super::executor_thread::Task;
 use super::inbox::{Inbox, Source};
+use super::supplies::Supplies;
 use crate::storage::RocksStorage;
 use crate::transfer::StateAt;
 use crate::transport::{Class, PeerMeshHandle};
 use bytes::Bytes;
 use conclave_consensus::engine::{Engine, Evidence};
 use conclave_consensus::executor::CheckpointJob;
-use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::storage::{Storage, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Blocks in one supply to a replica that is behind.
-const SUPPLY_BLOCKS_MAX: usize = 64;
-
-/// Bytes in one supply.
-const SUPPLY_BYTES_MAX: usize = 6 << 20;
+use std::time::{Duration, Instant};
 
 /// One piece of slow work.
 pub(crate) enum Job {
@@ -37,7 +31,9 @@ pub(crate) struct Background<E: Engine> {
     pub inbox: Arc<Inbox<Job>>,
     pub executor: Arc<Inbox<Task>>,
     pub ledger: Arc<RocksStorage>,
-    pub reader: LedgerReader<RocksStorage>,
+    pub supplies: Supplies<RocksStorage>,
+    /// Since when the rates of supplies count.
+    pub started: Instant,
     pub mesh: PeerMeshHandle,
     pub evidence: EvidenceKeeper,
     pub failure: Arc<Failure>,
@@ -79,8 +75,9 @@ impl<E: Engine> Background<E> {
         Ok(())
     }
 
-    fn supply(&self, to: ReplicaId, after: Sequence) -> Result<(), StorageError> {
-        for committed in self.reader.decided(after, SUPPLY_BLOCKS_MAX, SUPPLY_BYTES_MAX)? {
+    fn supply(&mut self, to: ReplicaId, after: Sequence) -> Result<(), StorageError> {
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for committed in self.supplies.supply(to, after, now_ms)? {
             let message = E::decided(committed);
             self.mesh.send(to, Class::Body, Bytes::from(E::encode(&message)));
         }

@@ -25,6 +25,7 @@ pub(crate) mod inbox;
 pub(crate) mod recent;
 pub(crate) mod replica_thread;
 pub(crate) mod routes;
+pub(crate) mod supplies;
 pub(crate) mod verify;
 
 use crate::metrics::{Metrics, ProcessUse, Progress};

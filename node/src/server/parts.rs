@@ -16,6 +16,7 @@ use crate::runtime::inbox::Source;
 use crate::runtime::recent::Recent;
 use crate::runtime::replica_thread::ReplicaThread;
 use crate::runtime::routes::Routes;
+use crate::runtime::supplies::Supplies;
 use crate::runtime::verify::{INLINE_MAX, Verify};
 use crate::runtime::{Failure, Shared};
 use crate::storage::RocksStorage;
@@ -88,7 +89,8 @@ pub(super) fn background<E: Engine>(
         inbox: queues.background.clone(),
         executor: queues.executor.clone(),
         ledger,
-        reader: executor.reader(),
+        supplies: Supplies::new(executor.reader()),
+        started: Instant::now(),
         mesh: mesh.clone(),
         evidence,
         failure: shared.failure.clone(),

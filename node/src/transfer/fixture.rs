@@ -15,7 +15,7 @@ fn key(seed: u8) -> SecretKey {
 }
 
 /// Four replicas and a client.
-pub(super) fn genesis() -> Genesis {
+pub(crate) fn genesis() -> Genesis {
     let member = |id: u8| Member {
         id: ReplicaId(id.into()),
         organization: "acme".to_owned(),
@@ -40,7 +40,7 @@ pub(super) fn genesis() -> Genesis {
 }
 
 /// A ledger of so many blocks, each of which puts a value of this length.
-pub(super) fn ledger(blocks: u64, length: usize) -> Executor<MemoryStorage, KeyValueStore> {
+pub(crate) fn ledger(blocks: u64, length: usize) -> Executor<MemoryStorage, KeyValueStore> {
     let genesis = genesis();
     let storage = Arc::new(MemoryStorage::new());
     let own = Arc::new(key(0));

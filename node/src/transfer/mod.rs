@@ -9,7 +9,7 @@
 mod fetching;
 mod filling;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod serving;
 
 pub(crate) use filling::CertificateCheck;

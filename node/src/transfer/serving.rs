@@ -2,6 +2,7 @@
 
 use super::StateAt;
 use bytes::Bytes;
+use conclave_consensus::byte_rate::ByteRate;
 use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::message::{BlockHeader, CheckpointCertificate};
 use conclave_consensus::state_sync::{Pins, TransferMessage, TransferTarget, serve, serve_blocks};
@@ -11,17 +12,16 @@ use conclave_consensus::storage::{Storage, StorageError};
 /// agreement.
 const SERVED_PER_SECOND_MAX: usize = 64 << 20;
 
-/// What is served, and how much of it in this second.
+/// What is served, and how fast.
 pub(super) struct Serving<S> {
     pins: Pins<StateAt>,
     ledger: LedgerReader<S>,
-    /// The second of the clock, and the bytes read for others in it.
-    served: (u64, usize),
+    rate: ByteRate,
 }
 
 impl<S: Storage> Serving<S> {
     pub(super) fn new(ledger: LedgerReader<S>) -> Self {
-        Self { pins: Pins::default(), ledger, served: (0, 0) }
+        Self { pins: Pins::default(), ledger, rate: ByteRate::new(SERVED_PER_SECOND_MAX) }
     }
 
     /// A checkpoint became stable, and this is the state at it.
@@ -50,14 +50,14 @@ impl<S: Storage> Serving<S> {
             TransferMessage::AskTarget => {
                 (TransferMessage::Target(self.pins.ask(now_ms).map(Box::new)), 0)
             }
-            TransferMessage::Request(request) if self.may_serve(now_ms) => {
+            TransferMessage::Request(request) if self.rate.is_open(now_ms) => {
                 let answer = match self.pins.get(request.height, now_ms) {
                     Some(state) => serve(&*state.trie, &*state.tables, request)?,
                     None => TransferMessage::Unavailable { id: request.id },
                 };
                 (answer, 0)
             }
-            TransferMessage::AskBlocks { id, at, offset } if self.may_serve(now_ms) => {
+            TransferMessage::AskBlocks { id, at, offset } if self.rate.is_open(now_ms) => {
                 serve_blocks(&self.ledger, *id, *at, *offset)?
             }
             TransferMessage::Request(request) => (TransferMessage::Busy { id: request.id }, 0),
@@ -70,16 +70,8 @@ impl<S: Storage> Serving<S> {
             | TransferMessage::Part { .. } => return Ok(None),
         };
         let frame = Bytes::from(answer.encode());
-        self.served.1 += frame.len().max(read);
+        self.rate.spend(frame.len().max(read));
         Ok(Some(frame))
-    }
-
-    fn may_serve(&mut self, now_ms: u64) -> bool {
-        let second = now_ms / 1000;
-        if self.served.0 != second {
-            self.served = (second, 0);
-        }
-        self.served.1 < SERVED_PER_SECOND_MAX
     }
 }
 

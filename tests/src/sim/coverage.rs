@@ -145,6 +145,12 @@ pub const MARKS: &[Mark] = &[
     required("what breaks a rule is refused", "View change"),
     rare("a request that nobody signed proves who proposed it", "Evidence"),
     required("what is over a cap is refused", "Bounded memory"),
+    required("the primary's own SUSPECT is joined", "Suspicion"),
+    required("a SUSPECT is too old to count", "Suspicion"),
+    rare("a state was kept for as long as it may be", "Bounded memory"),
+    rare("states that others asked for take all places", "Bounded memory"),
+    required("a client's next request waits until others had their turn", "Suspicion"),
+    required("a request of a batch that was given up waits again", "Suspicion"),
 ];
 
 const fn required(name: &'static str, rule: &'static str) -> Mark {

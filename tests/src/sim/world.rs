@@ -80,6 +80,9 @@ pub struct World {
     /// The story's last moment.
     told_by: u64,
     skews: Vec<i64>,
+    /// How far a clock was ahead at most, milliseconds: the ledger's time may be, and a Rejoin waits until its clocks are
+    /// there.
+    ahead_ms: u64,
     f: usize,
     /// The bounds of liveness are this many times as long.
     patience: u64,
@@ -149,6 +152,7 @@ impl World {
             story,
             told_by,
             skews,
+            ahead_ms: 0,
             f,
             patience: 1,
             healed_at,
@@ -435,7 +439,10 @@ impl World {
             Fault::Pause { id, length } => {
                 self.nodes[usize::from(id)].paused_until = self.fabric.now + length;
             }
-            Fault::Clock { id, skew_ms } => self.nodes[usize::from(id)].skew_ms = skew_ms,
+            Fault::Clock { id, skew_ms } => {
+                self.nodes[usize::from(id)].skew_ms = skew_ms;
+                self.ahead_ms = self.ahead_ms.max(u64::try_from(skew_ms).unwrap_or(0));
+            }
             Fault::SlowDisk { id, sync } => {
                 let speed = &mut self.nodes[usize::from(id)].speed;
                 *speed = Speed { sync, ledger: sync, ..*speed };
@@ -617,7 +624,7 @@ impl World {
         }
         match self.content_at {
             Some(_) if self.all_caught_up() => self.done = true,
-            Some(since) if now > since + (bound_ms + CATCH_UP_MS) * 1000 => {
+            Some(since) if now > since + (bound_ms + CATCH_UP_MS + self.ahead_ms) * 1000 => {
                 self.report("catching up", "a correct replica stays behind or silent".to_owned());
             }
             None if now > healed + (bound_ms * 20) * 1000 => {

@@ -1,0 +1,214 @@
+//! Rules whose breaking costs liveness, or work, at a time when nothing else goes wrong: clocks, timers and rates.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at surprises")]
+
+mod common;
+
+use common::network::{Network, TICK_MS, replica_key, request};
+use conclave_consensus::engine::Engine;
+use conclave_consensus::message::{Batch, Checkpoint, CheckpointCertificate, CheckpointVote};
+use conclave_consensus::pbft::message::{Message, Report};
+use conclave_consensus::types::{Epoch, ReplicaId, Sequence, View};
+use conclave_crypto::signature::Signed;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// When this replica sends such messages; once for each, however many get it.
+fn times_of(
+    network: &mut Network,
+    by: u16,
+    is: impl Fn(&Message) -> bool + 'static,
+) -> Rc<RefCell<Vec<u64>>> {
+    let times = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&times);
+    network.watcher = Some(Box::new(move |now, from, _, message| {
+        if from == by && is(message) {
+            seen.borrow_mut().push(now);
+        }
+    }));
+    times
+}
+
+fn is_suspect(message: &Message) -> bool {
+    matches!(message, Message::Suspect { .. })
+}
+
+fn views(network: &Network) -> Vec<u64> {
+    network.up().iter().map(|id| network.engine(*id).status().view).collect()
+}
+
+fn all_executed(network: &mut Network, count: usize) {
+    network.run_until("every request is executed", |network| {
+        network.up().iter().all(|id| network.node(*id).requests_executed() >= count)
+    });
+    network.check_agreement();
+}
+
+#[test]
+fn a_batch_that_was_prepared_a_day_ago_is_decided_all_the_same() {
+    let mut network = Network::new(4, 1);
+    network.run_ms(300);
+    network.filter = Some(Box::new(|_, _, _, message| !matches!(message, Message::Commit(_))));
+    network.ask(0, 1, 1);
+    network.run_ms(300);
+    assert!(network.up().iter().all(|id| network.node(*id).requests_executed() == 0));
+    for id in 0..4 {
+        network.kill(id);
+    }
+    network.filter = None;
+    network.now += DAY_MS;
+    for id in 0..4 {
+        network.start(id);
+    }
+    all_executed(&mut network, 1);
+}
+
+#[test]
+fn a_suspect_counts_for_one_timeout() {
+    let suspects = |apart_ms| {
+        let mut network = Network::new(4, 2);
+        network.run_ms(300);
+        for from in [1, 2] {
+            network.send_all(from, &Message::Suspect { epoch: Epoch(0), view: View(0) });
+            network.run_ms(apart_ms);
+        }
+        network.run_ms(500);
+        views(&network)
+    };
+    let timeout_ms = common::network::limits().view_change_timeout_ms;
+    assert_eq!(suspects(timeout_ms - 100), [1; 4]);
+    assert_eq!(suspects(timeout_ms + 100), [0; 4]);
+}
+
+#[test]
+fn no_request_is_overdue_at_a_replica_that_knows_of_decisions_it_has_not_executed() {
+    let mut network = Network::new(4, 3);
+    network.run_ms(300);
+    network.filter = Some(Box::new(|_, _, to, message| {
+        let body =
+            matches!(message, Message::PrePrepare(_) | Message::Body { .. } | Message::Decided(_));
+        !(to == 3 && body)
+    }));
+    let suspected = times_of(&mut network, 3, is_suspect);
+    network.ask(3, 1, 1);
+    network.run_ms(5_000);
+    assert_eq!(network.node(0).requests_executed(), 1);
+    assert_eq!(network.node(3).requests_executed(), 0, "it lacks the batch");
+    assert_eq!(*suspected.borrow(), [0; 0], "and holds nothing against the primary");
+    network.filter = None;
+    all_executed(&mut network, 1);
+}
+
+#[test]
+fn a_slow_primary_is_suspected_for_one_timeout_in_a_minute() {
+    let mut network = Network::new(4, 4);
+    network.run_ms(300);
+    network.kill(0);
+    let suspected = times_of(&mut network, 1, is_suspect);
+    let mut sequence = 0;
+    // Only replica 1 is asked, and so it alone has samples.
+    let mut until = |network: &mut Network, until_ms: u64| {
+        while network.now < until_ms {
+            sequence += 1;
+            (0..4).for_each(|client| network.ask(1, client, sequence));
+            network.run_ms(100);
+            let cluster = network.cluster();
+            let requests = (0..4).map(|client| request(&cluster, client, sequence)).collect();
+            let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
+            let message = network.forge().pre_prepare(0, 0, sequence, &batch);
+            network.send_all(0, &message);
+            network.run_ms(20);
+        }
+    };
+    until(&mut network, 10_000);
+    let first = *suspected.borrow().first().expect("it is slow");
+    let last = *suspected.borrow().last().unwrap();
+    assert!(last <= first + network.genesis.limits.view_change_timeout_ms, "{first} to {last}");
+    until(&mut network, first + 59_000);
+    assert_eq!(*suspected.borrow().last().unwrap(), last, "not a second time in a minute");
+    until(&mut network, first + 62_000);
+    assert!(*suspected.borrow().last().unwrap() >= first + 60_000);
+    assert_eq!(views(&network), [0; 3], "one alone moves nobody");
+}
+
+/// Replica 2 lost its disk; the others are past their start.
+fn wiped(seed: u64) -> Network {
+    let mut network = Network::new(4, seed);
+    network.ask(0, 1, 1);
+    all_executed(&mut network, 1);
+    network.run_ms(2_000);
+    network.kill(2);
+    network.wipe(2, 1);
+    network
+}
+
+fn in_epoch(network: &Network, epoch: u64) -> bool {
+    network.up().iter().all(|id| network.engine(*id).status().epoch == Epoch(epoch))
+}
+
+#[test]
+fn a_rejoin_that_the_primary_leaves_out_has_it_replaced() {
+    let mut network = wiped(5);
+    network.filter =
+        Some(Box::new(|_, _, to, message| !(to == 0 && matches!(message, Message::Rejoin(_)))));
+    let changes = times_of(&mut network, 1, |message| matches!(message, Message::ViewChange(_)));
+    network.start(2);
+    network.run_until("the next epoch starts", |network| in_epoch(network, 1));
+    assert!(!changes.borrow().is_empty(), "by the next primary");
+}
+
+#[test]
+fn who_is_in_an_earlier_epoch_is_told_of_its_end_once_a_second() {
+    let mut network = wiped(6);
+    network.start(2);
+    network.run_until("the next epoch starts", |network| in_epoch(network, 1));
+    network.run_ms(2_000);
+    network.kill(3);
+    let told = times_of(&mut network, 0, |message| matches!(message, Message::EpochEnd(_)));
+    let report = Report {
+        epoch: Epoch(0),
+        view: View(0),
+        active: true,
+        stable: Sequence(0),
+        decided: Sequence(0),
+        executed: Sequence(0),
+        changes: Vec::new(),
+    };
+    for _ in 0..300 {
+        network.send(3, 0, &Message::Status(report.clone()));
+        network.run_ms(10);
+    }
+    let told = told.borrow();
+    assert!((3..=4).contains(&told.len()), "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[1] + TICK_MS >= pair[0] + 1_000), "{told:?}");
+}
+
+#[test]
+fn a_state_is_asked_for_by_who_lacks_more_than_ten_thousand_blocks() {
+    let mut network = Network::new(4, 7);
+    network.ask(0, 1, 1);
+    all_executed(&mut network, 1);
+    network.run_ms(2_000);
+    network.serves_states = false;
+    let own = network.node(3).ledger.height.0;
+    for (behind, installs) in [(10_000, 0), (10_001, 1)] {
+        let checkpoint = Checkpoint {
+            epoch: Epoch(0),
+            height: Sequence(own + behind),
+            header: network.cluster(),
+            state_root: network.cluster(),
+        };
+        let sign = |id: u16| {
+            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
+            (ReplicaId(id), Signed::sign(vote, &replica_key(id), &network.cluster()).signature)
+        };
+        let signatures = [0, 1, 2].map(sign).to_vec();
+        let certificate = CheckpointCertificate { checkpoint, signatures };
+        network.send(0, 3, &Message::Stable(Arc::new(certificate)));
+        network.run_ms(10);
+        assert_eq!(network.node(3).installs, installs, "{behind} blocks behind");
+    }
+}
