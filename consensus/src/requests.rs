@@ -98,6 +98,8 @@ pub struct RequestQueue {
     arrivals: u64,
     unproposed: usize,
     shares: Shares,
+    /// Nobody is told what was decided for now: nothing can be said of shares.
+    lifted: bool,
     full: Arc<BTreeSet<ClientId>>,
     recent: BTreeSet<Digest>,
     recent_before: BTreeSet<Digest>,
@@ -135,13 +137,23 @@ impl RequestQueue {
         &self.full
     }
 
+    /// While the own ledger does not follow what is decided, no request leaves its lane, and shares would soon let
+    /// nothing be proposed.
+    pub fn lift_shares(&mut self, lifted: bool) {
+        self.lifted = lifted;
+    }
+
+    fn share(&self) -> usize {
+        if self.lifted { usize::MAX } else { self.shares.of_each() }
+    }
+
     /// How many of them may be: those within their clients' shares.
     #[must_use]
     pub fn proposable(&self) -> usize {
         let beyond = |client: &ClientId| {
             let lane = self.lanes.get(client)?;
             let waiting = lane.pending.len() - lane.proposed;
-            Some(waiting.saturating_sub(self.shares.of_each().saturating_sub(lane.proposed)))
+            Some(waiting.saturating_sub(self.share().saturating_sub(lane.proposed)))
         };
         self.unproposed - self.shares.heavy().filter_map(beyond).sum::<usize>()
     }
@@ -199,7 +211,7 @@ impl RequestQueue {
         let mut taken = Vec::new();
         let mut bytes = 0;
         self.look();
-        let share = self.shares.of_each();
+        let share = self.share();
         let mut passed_over = Vec::new();
         while taken.len() < items_max {
             let Some((turn, client)) = self.turns.pop_first() else { break };
@@ -327,6 +339,13 @@ impl RequestQueue {
                 give_turn(&mut self.turns, &mut self.turns_given, lane, client);
             }
         }
+    }
+
+    /// The state that was installed may hold what any of these did; whose client has no answer is sent again.
+    pub fn forget_pending(&mut self) {
+        let recent = std::mem::take(&mut self.recent);
+        let recent_before = std::mem::take(&mut self.recent_before);
+        *self = Self { recent, recent_before, ..Self::default() };
     }
 
     /// An undecided batch of the view's start holds this request: it is not proposed again.

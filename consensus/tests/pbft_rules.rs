@@ -186,6 +186,18 @@ fn who_is_in_an_earlier_epoch_is_told_of_its_end_once_a_second() {
     assert!(told.windows(2).all(|pair| pair[1] + TICK_MS >= pair[0] + 1_000), "{told:?}");
 }
 
+/// A stable checkpoint of all but replica 3, as a peer shows it.
+fn stable(network: &Network, height: Sequence) -> Message {
+    let (header, state_root) = (network.cluster(), network.cluster());
+    let checkpoint = Checkpoint { epoch: Epoch(0), height, header, state_root };
+    let sign = |id: u16| {
+        let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
+        (ReplicaId(id), Signed::sign(vote, &replica_key(id), &network.cluster()).signature)
+    };
+    let signatures = [0, 1, 2].map(sign).to_vec();
+    Message::Stable(Arc::new(CheckpointCertificate { checkpoint, signatures }))
+}
+
 #[test]
 fn a_state_is_asked_for_by_who_lacks_more_than_ten_thousand_blocks() {
     let mut network = Network::new(4, 7);
@@ -195,20 +207,67 @@ fn a_state_is_asked_for_by_who_lacks_more_than_ten_thousand_blocks() {
     network.serves_states = false;
     let own = network.node(3).ledger.height.0;
     for (behind, installs) in [(10_000, 0), (10_001, 1)] {
-        let checkpoint = Checkpoint {
-            epoch: Epoch(0),
-            height: Sequence(own + behind),
-            header: network.cluster(),
-            state_root: network.cluster(),
-        };
-        let sign = |id: u16| {
-            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
-            (ReplicaId(id), Signed::sign(vote, &replica_key(id), &network.cluster()).signature)
-        };
-        let signatures = [0, 1, 2].map(sign).to_vec();
-        let certificate = CheckpointCertificate { checkpoint, signatures };
-        network.send(0, 3, &Message::Stable(Arc::new(certificate)));
+        let certificate = stable(&network, Sequence(own + behind));
+        network.send(0, 3, &certificate);
         network.run_ms(10);
         assert_eq!(network.node(3).installs, installs, "{behind} blocks behind");
     }
+}
+
+#[test]
+fn a_state_that_does_not_come_gives_way_to_a_newer_one() {
+    let mut network = Network::new(4, 8);
+    network.ask(0, 1, 1);
+    all_executed(&mut network, 1);
+    network.run_ms(2_000);
+    network.serves_states = false;
+    let own = network.node(3).ledger.height.0;
+    for behind in [10_001, 10_100] {
+        let certificate = stable(&network, Sequence(own + behind));
+        network.send(0, 3, &certificate);
+        network.run_ms(10);
+    }
+    assert_eq!(network.node(3).installs, 1, "one at a time");
+    network.run_ms(50_000);
+    assert_eq!(network.node(3).installs, 1);
+    network.run_ms(20_000);
+    assert_eq!(network.node(3).installs, 2, "who serves it may never come to its end");
+    network.run_ms(120_000);
+    assert_eq!(network.node(3).installs, 2, "there is none that is newer");
+}
+
+#[test]
+fn a_primary_whose_ledger_stands_still_goes_on_proposing_for_all_clients() {
+    let mut network = Network::new(4, 9);
+    for number in 1..=3 {
+        network.ask(0, 1, number);
+        network.ask(0, 2, number);
+        network.run_ms(20);
+    }
+    all_executed(&mut network, 6);
+    network.serves_states = false;
+    network.corrupt(0);
+    network.run_until("the primary notices", |network| network.node(0).diverged);
+    for number in 4..=60 {
+        network.ask_all(1, number);
+        network.ask_all(2, number);
+        network.run_ms(5);
+    }
+    network.run_until("the others execute all", |network| {
+        [1, 2, 3].iter().all(|id| network.node(*id).requests_executed() == 120)
+    });
+    assert_eq!(views(&network), [0; 4]);
+    // Its state is replaced in this view, and what the blocks that it skipped held is not in its way.
+    network.serves_states = true;
+    let certificate = network.node(1).ledger.stable.clone().unwrap();
+    network.install(0, certificate);
+    network.run_ms(3_000);
+    for number in 61..=90 {
+        network.ask(0, 1, number);
+        network.ask(0, 2, number);
+        network.run_ms(5);
+    }
+    all_executed(&mut network, 180);
+    network.run_ms(5_000);
+    assert_eq!(views(&network), [0; 4]);
 }

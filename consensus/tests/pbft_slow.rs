@@ -51,6 +51,32 @@ fn a_primary_is_found_slow_where_no_more_than_four_clients_are_registered() {
 }
 
 #[test]
+fn what_half_of_the_clients_wait_for_makes_nobody_slow() {
+    let mut network = Network::new(4, 3);
+    network.run_ms(300);
+    network.kill(0);
+    for sequence in 1..=20 {
+        for client in [2, 3] {
+            network.ask_all(client, sequence);
+        }
+        network.run_ms(100);
+        for client in [0, 1] {
+            network.ask_all(client, sequence);
+        }
+        network.run_ms(1);
+        let cluster = network.cluster();
+        let requests = (0..4).map(|client| request(&cluster, client, sequence)).collect();
+        let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
+        let message = network.forge().pre_prepare(0, 0, sequence, &batch);
+        network.send_all(0, &message);
+        network.run_ms(20);
+    }
+    network.run_ms(500);
+    assert!([1, 2, 3].iter().all(|id| network.node(*id).requests_executed() == 80));
+    assert_eq!(views(&network), [0; 3]);
+}
+
+#[test]
 fn half_of_the_clients_alone_have_nobody_judged() {
     let mut network = Network::new(4, 2);
     network.run_ms(300);

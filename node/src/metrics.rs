@@ -1,5 +1,6 @@
 //! The numbers that `/metrics` shows, in Prometheus' text format.
 
+use crate::journal::JournalMetrics;
 use conclave_consensus::engine::Reject;
 use conclave_consensus::types::ReplicaId;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -28,12 +29,8 @@ pub struct Metrics {
     pub blocks: Counter,
     /// Requests executed, refusals included.
     pub requests: Counter,
-    /// Journal writes that reached the disk, one fsync each.
-    pub fsyncs: Counter,
-    /// Records in them.
-    pub journal_records: Counter,
-    /// Bytes in them.
-    pub journal_bytes: Counter,
+    /// What the journal costs.
+    pub journal: JournalMetrics,
     /// Protocol messages handed to the transport, a broadcast counting once.
     pub messages_sent: Counter,
     /// Pieces of evidence held.
@@ -64,9 +61,7 @@ impl Default for Metrics {
             checked_late: Counter::default(),
             blocks: Counter::default(),
             requests: Counter::default(),
-            fsyncs: Counter::default(),
-            journal_records: Counter::default(),
-            journal_bytes: Counter::default(),
+            journal: JournalMetrics::default(),
             messages_sent: Counter::default(),
             evidence: Gauge::default(),
             height: Gauge::default(),
@@ -107,9 +102,7 @@ impl Metrics {
         );
         conclave.register("blocks", "Blocks executed", m.blocks.clone());
         conclave.register("requests", "Requests executed, refusals included", m.requests.clone());
-        conclave.register("journal_fsyncs", "Synced journal writes", m.fsyncs.clone());
-        conclave.register("journal_records", "Records journaled", m.journal_records.clone());
-        conclave.register("journal_bytes", "Bytes journaled", m.journal_bytes.clone());
+        m.journal.register(conclave);
         conclave.register(
             "messages_sent",
             "Messages sent to peers, a broadcast counting once",

@@ -324,6 +324,7 @@ impl Pbft {
         }
         self.checkpoints.installing = None;
         self.checkpoints.diverged = false;
+        self.queue.forget_pending();
         // Exactly there: a ledger that had differed is handed the blocks above once more.
         self.executed = height;
         self.delivered = height;

@@ -257,6 +257,7 @@ impl Pbft {
         self.tick_new_view();
         self.tick_suspicion(step);
         self.tick_catch_up(step);
+        self.consider_install();
         self.tick_vouching();
         self.propose();
     }

@@ -129,6 +129,7 @@ impl Pbft {
         }
         let items = self.limits.batch_requests_max as usize;
         let bytes = self.limits.batch_bytes_max as usize;
+        self.queue.lift_shares(self.checkpoints.stands_still() || self.delivered < self.agreed);
         if self.queue.proposable() > 0 && self.worth_a_slot() {
             let requests = self.queue.take(items, bytes);
             if !requests.is_empty() {

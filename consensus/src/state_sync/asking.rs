@@ -21,6 +21,9 @@ const UNAVAILABLE_MS: u64 = 1_000;
 /// A peer that has served as much as it may is asked again after this.
 const BUSY_MS: u64 = 250;
 
+/// One that says so for so long and sends nothing meanwhile may say it for ever.
+const BUSY_MS_MAX: u64 = 5_000;
+
 pub(super) struct Flight {
     pub(super) peer: ReplicaId,
     due_ms: u64,
@@ -37,12 +40,15 @@ pub(super) struct Peer {
     pub(super) faulty: bool,
     /// Its last answer was that it does not serve the target.
     pub(super) unavailable: bool,
+    /// Since when it says that it is busy.
+    pub(super) busy_since_ms: Option<u64>,
 }
 
 impl Peer {
     /// Whether nothing says that the target will come from here.
-    pub(super) fn hopeless(&self) -> bool {
-        self.faulty || self.unavailable || self.timeouts > 0
+    pub(super) fn hopeless(&self, now_ms: u64) -> bool {
+        let busy = self.busy_since_ms.is_some_and(|since| now_ms >= since + BUSY_MS_MAX);
+        self.faulty || self.unavailable || self.timeouts > 0 || busy
     }
 
     fn answer_ms(&self) -> u64 {
@@ -78,6 +84,7 @@ impl StateSync {
         self.land(id);
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.rest_until_ms = now_ms.saturating_add(BUSY_MS);
+            peer.busy_since_ms.get_or_insert(now_ms);
         }
     }
 

@@ -146,6 +146,7 @@ impl StateSync {
                 peer.rest_until_ms = 0;
             }
             peer.flights = 0;
+            peer.busy_since_ms = None;
         }
         let root = self.target.state_root();
         let top = Task {
@@ -205,7 +206,7 @@ impl StateSync {
         if self.tasks.is_empty() && self.remote.is_empty() && self.flights.is_empty() {
             self.finished = true;
             actions.push(SyncAction::Complete);
-        } else if self.starves() {
+        } else if self.starves(now_ms) {
             mark!("no peer serves the target any more");
             self.starved = true;
             actions.push(SyncAction::NeedTarget);
@@ -214,9 +215,9 @@ impl StateSync {
     }
 
     /// Whether parts are missing and nothing says that any peer will send them.
-    fn starves(&self) -> bool {
+    fn starves(&self, now_ms: u64) -> bool {
         let waits = self.starved || !self.flights.is_empty() || self.remote.is_empty();
-        !waits && self.peers.values().all(Peer::hopeless)
+        !waits && self.peers.values().all(|peer| peer.hopeless(now_ms))
     }
 
     /// A peer's answer. Messages that answer no open request of that peer are ignored.
@@ -383,7 +384,7 @@ impl StateSync {
             }
             None => {
                 (peer.timeouts, peer.rest_until_ms) = (0, 0);
-                peer.unavailable = false;
+                (peer.unavailable, peer.busy_since_ms) = (false, None);
             }
         }
         if !batch.writes.is_empty() {

@@ -65,6 +65,12 @@ impl TargetSearch {
         now_ms.saturating_sub(self.asked_ms) >= ASK_MS
     }
 
+    /// What is enough.
+    #[must_use]
+    pub fn least(&self) -> Sequence {
+        self.least
+    }
+
     /// All these are asked now.
     pub fn ask(&mut self, peers: &[ReplicaId], now_ms: u64) {
         self.asked = peers.iter().copied().collect();

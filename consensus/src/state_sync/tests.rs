@@ -514,6 +514,29 @@ fn a_busy_peer_costs_a_moment_and_nothing_while_there_are_others() {
 }
 
 #[test]
+fn who_is_busy_for_ever_does_not_keep_a_transfer_from_another_target() {
+    let server = state(&many(100, &[1]));
+    let storage = MemoryStorage::new();
+    let (reader, peers) = (storage.snapshot().unwrap(), [ReplicaId(1), ReplicaId(2)]);
+    let mut sync = StateSync::begin(target_of(&server, 1), reader, peers);
+    for now_ms in (0..30_000).step_by(100) {
+        let mut actions = sync.poll(now_ms).unwrap();
+        while let Some(action) = actions.pop() {
+            let SyncAction::Send { to, message: TransferMessage::Request(request) } = action else {
+                assert_eq!(action, SyncAction::NeedTarget);
+                return;
+            };
+            let answer = match to {
+                ReplicaId(1) => TransferMessage::Unavailable { id: request.id },
+                _ => TransferMessage::Busy { id: request.id },
+            };
+            actions.extend(sync.on_message(to, answer, now_ms).unwrap());
+        }
+    }
+    panic!("it is asked for ever");
+}
+
+#[test]
 fn at_most_two_snapshots_are_pinned_and_none_for_more_than_ten_minutes() {
     let target = |height| target_of(&MemoryStorage::new(), height);
     let mut pins = Pins::default();

@@ -6,7 +6,7 @@ use super::event::Event;
 use super::inbox::{Inbox, Portion, Source};
 use super::routes::{ConnectionId, Routes};
 use super::{Failure, Shared};
-use crate::transfer::{StateAt, TransferHandle};
+use crate::transfer::{FetchNumber, StateAt, TransferHandle};
 use crate::transport::{ClientConnectionId, ClientEndpointHandle, Trouble};
 use bytes::Bytes;
 use conclave_consensus::client_wire::{NodeFrame, Outcome, Refusal};
@@ -39,9 +39,9 @@ pub(crate) enum Task {
     /// Stop executing and fetch a certified state at least as new as this.
     Fetch(Box<CheckpointCertificate>),
     /// Nobody serves a certified state: go on executing, if this ledger can.
-    Unserved,
+    Unserved(FetchNumber),
     /// The certified state is staged: put it in place.
-    Install(Box<TransferTarget>),
+    Install(Box<TransferTarget>, FetchNumber),
     /// Store blocks behind a transferred state, the highest first.
     Fill(Vec<StoredBlock>),
     /// Keep what proves how earlier epochs ended.
@@ -65,6 +65,8 @@ pub(crate) struct ExecutorThread<M> {
     pub states: BTreeMap<Sequence, StateAt>,
     /// A certified state is being fetched: nothing is executed.
     pub fetching: bool,
+    /// Of the fetch that began last.
+    pub fetch: FetchNumber,
     /// Blocks that were on their way when that began; the engine's window bounds them.
     pub held: Vec<Committed>,
 }
@@ -166,8 +168,8 @@ impl<M: Send + 'static> ExecutorThread<M> {
                 self.fetch(*certificate)?;
             }
             Task::Fetch(certificate) => self.fetch(*certificate)?,
-            Task::Unserved => self.unserved()?,
-            Task::Install(target) => self.install(*target)?,
+            Task::Unserved(number) => self.unserved(number)?,
+            Task::Install(target, number) => self.install(*target, number)?,
             Task::Fill(blocks) => self.fill(&blocks)?,
             Task::EpochEnds(ends) => self.executor.store_epoch_ends(&ends)?,
             Task::Stop => {
@@ -191,20 +193,25 @@ impl<M: Send + 'static> ExecutorThread<M> {
         Ok(())
     }
 
-    /// From here until the state is installed nothing is executed.
+    /// From here until the state is installed nothing is executed. While one is fetched, only what is enough changes.
     fn fetch(&mut self, least: CheckpointCertificate) -> Result<(), StorageError> {
-        if self.fetching {
-            return Ok(());
+        if !self.fetching {
+            self.fetching = true;
+            self.fetch.0 += 1;
+            self.executor.fold()?;
         }
-        self.fetching = true;
-        self.executor.fold()?;
-        self.transfer.begin(least);
+        self.transfer.begin(least, self.fetch);
         Ok(())
     }
 
+    /// What an earlier fetch came to is void: something was executed since, and it may be missing there.
+    fn is_fetching(&self, number: FetchNumber) -> bool {
+        self.fetching && self.fetch == number
+    }
+
     /// A ledger that differs from what is certified stands still until it is replaced; any other goes on.
-    fn unserved(&mut self) -> Result<(), StorageError> {
-        if !self.fetching || self.executor.diverged().is_some() {
+    fn unserved(&mut self, number: FetchNumber) -> Result<(), StorageError> {
+        if !self.is_fetching(number) || self.executor.diverged().is_some() {
             return Ok(());
         }
         tracing::info!("nobody serves a certified state; fetching blocks in its place");
@@ -218,8 +225,8 @@ impl<M: Send + 'static> ExecutorThread<M> {
         Ok(())
     }
 
-    fn install(&mut self, target: TransferTarget) -> Result<(), StorageError> {
-        if !self.fetching {
+    fn install(&mut self, target: TransferTarget, number: FetchNumber) -> Result<(), StorageError> {
+        if !self.is_fetching(number) {
             // It was given up just before it was complete.
             return Ok(());
         }

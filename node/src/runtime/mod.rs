@@ -101,6 +101,11 @@ impl Failure {
         self.diverged.store(0, Ordering::Relaxed);
     }
 
+    /// To be kept by a thread of this name: its panic ends the run instead of leaving it half alive.
+    pub(crate) fn watch(self: &Arc<Self>, thread: &str) -> Watch {
+        Watch { failure: self.clone(), thread: thread.to_owned() }
+    }
+
     /// Waits for the end of the run.
     #[must_use]
     pub fn wait(&self) -> Ended {
@@ -111,6 +116,20 @@ impl Failure {
                 return ended.clone();
             }
             slot = self.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Reports the panic of the thread that drops it.
+pub(crate) struct Watch {
+    failure: Arc<Failure>,
+    thread: String,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failure.end(Ended::Storage(format!("the {} thread panicked", self.thread)));
         }
     }
 }
@@ -222,7 +241,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             cpu_us: process.cpu_us,
             rss_bytes: process.rss_bytes,
-            fsyncs: self.metrics.fsyncs.get(),
+            fsyncs: self.metrics.journal.syncs.get(),
             bytes_sent: (self.bytes_sent)(),
             evidence: accusations.len() as u64,
             accusations: accusations.into_iter().take(ACCUSATIONS_MAX).collect(),

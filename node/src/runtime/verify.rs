@@ -5,6 +5,7 @@
 //! a thousand signatures delays nobody's votes; so does what comes as a heap, so that the thread
 //! that carries everybody's packets is soon back at its sockets.
 
+use super::Failure;
 use super::door::Door;
 use super::event::Event;
 use super::inbox::{Inbox, Portion, Quota, Source};
@@ -90,11 +91,17 @@ impl<E: Engine + 'static> Verify<E> {
     pub(crate) fn spawn(
         &self,
         threads: usize,
+        failure: &Arc<Failure>,
     ) -> Result<Vec<std::thread::JoinHandle<()>>, std::io::Error> {
         (0..threads)
             .map(|i| {
                 let pool = self.clone();
-                std::thread::Builder::new().name(format!("verify-{i}")).spawn(move || pool.run())
+                let name = format!("verify-{i}");
+                let watch = failure.watch(&name);
+                std::thread::Builder::new().name(name).spawn(move || {
+                    let _watch = watch;
+                    pool.run();
+                })
             })
             .collect()
     }

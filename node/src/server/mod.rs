@@ -222,9 +222,11 @@ impl Node {
         let threads = Threads::start(self, start, &failure)?;
         let ended = failure.wait();
         tracing::info!(?ended, "stopping");
-        threads.stop(matches!(ended, Ended::Stopped))?;
+        let stopped = threads.stop(matches!(ended, Ended::Stopped));
         self.shown.show(None);
+        // What ended the run says more than which thread did not survive it.
         if !matches!(ended, Ended::Storage(_)) {
+            stopped?;
             ledger.flush()?;
         }
         Ok(ended)

@@ -3,7 +3,7 @@
 use super::endpoints::{Late, bytes_sent};
 use super::threads::Queues;
 use super::{Node, NodeError};
-use crate::journal::{Journal, JournalMetrics, JournalThread, abort_process};
+use crate::journal::{Journal, JournalThread, abort_process};
 use crate::metrics::Progress;
 use crate::runtime::background::{Background, Job};
 use crate::runtime::desk::{Clerk, Desk};
@@ -20,7 +20,7 @@ use crate::runtime::supplies::Supplies;
 use crate::runtime::verify::{INLINE_MAX, Verify};
 use crate::runtime::{Failure, Shared};
 use crate::storage::RocksStorage;
-use crate::transfer::{Transfer, TransferConfig};
+use crate::transfer::{FetchNumber, Transfer, TransferConfig};
 use crate::transport::{ClientEndpointHandle, Patience, PeerMeshHandle};
 use conclave_consensus::engine::{Engine, EngineStatus};
 use conclave_consensus::epoch_chain::{EpochChain, MemberKeys};
@@ -122,6 +122,7 @@ pub(super) fn executor_thread<E: Engine + 'static>(
         transfer: transfer.handle(),
         states: BTreeMap::new(),
         fetching: false,
+        fetch: FetchNumber::default(),
         held: Vec::new(),
     }
 }
@@ -157,7 +158,7 @@ pub(super) fn start_transfer<M>(
     ledger: &Arc<RocksStorage>,
     executor: &Executor<RocksStorage, KeyValueStore>,
     queues: &Queues<M>,
-    failure: &Arc<Failure>,
+    (failure, patience): (&Arc<Failure>, &Arc<Patience>),
 ) -> Result<Transfer, NodeError> {
     let genesis = node.genesis.membership.clone();
     let keys = MemberKeys::new(genesis.members.clone())
@@ -168,6 +169,8 @@ pub(super) fn start_transfer<M>(
         reader: executor.reader(),
         executor: queues.executor.clone(),
         failure: failure.clone(),
+        patience: patience.clone(),
+        metrics: node.metrics.clone(),
         genesis,
         keys,
         cluster,
@@ -181,14 +184,13 @@ pub(super) fn start_journal<E: Engine + 'static>(
     node: &Node,
     journal: Journal,
     replica: &Arc<Door<E>>,
+    failure: &Arc<Failure>,
 ) -> Result<JournalThread, NodeError> {
-    let metrics = JournalMetrics {
-        syncs: node.metrics.fsyncs.clone(),
-        bytes: node.metrics.journal_bytes.clone(),
-        ..JournalMetrics::default()
-    };
-    let written = replica.clone();
+    let metrics = node.metrics.journal.clone();
+    let (written, watch) = (replica.clone(), failure.watch("journal"));
     let completion = move |number| {
+        // The thread's own, and dropped with it.
+        let _ = &watch;
         let _ = written.step_in(Source::Internal, 0, Event::Written(number));
     };
     Ok(JournalThread::spawn(journal, metrics, completion, abort_process)?)

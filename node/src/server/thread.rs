@@ -1,7 +1,7 @@
 //! A thread of a run, which ends with it.
 
 use super::NodeError;
-use crate::runtime::{Ended, Failure};
+use crate::runtime::Failure;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -24,7 +24,7 @@ impl<T: Send + 'static> Thread<T> {
         ask: impl Fn() + 'static,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self, std::io::Error> {
-        let watch = Watch(failure.clone(), name.to_owned());
+        let watch = failure.watch(name);
         let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _watch = watch;
             body()
@@ -32,7 +32,7 @@ impl<T: Send + 'static> Thread<T> {
         Ok(Self { handle: Some(handle), ask: Box::new(ask) })
     }
 
-    /// Takes charge of one that runs already.
+    /// Takes charge of one that runs already, and is watched.
     pub(super) fn adopt(handle: JoinHandle<T>, ask: impl Fn() + 'static) -> Self {
         Self { handle: Some(handle), ask: Box::new(ask) }
     }
@@ -54,16 +54,6 @@ impl<T> Drop for Thread<T> {
             (self.ask)();
             // Its panic has been reported by its watch.
             let _ = handle.join();
-        }
-    }
-}
-
-struct Watch(Arc<Failure>, String);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.end(Ended::Storage(format!("the {} thread panicked", self.1)));
         }
     }
 }

@@ -103,7 +103,8 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
             Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics, patience.clone());
         let accusations = executor.reader().accusations()?;
         let transport = TransportThread::start("transport")?;
-        let transfer = start_transfer(node, &ledger, &executor, &queues, failure)?;
+        let transfer =
+            start_transfer(node, &ledger, &executor, &queues, (failure, &verify.peer_patience()))?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
         transfer.attach(mesh.clone());
         let (endpoint, traffic) = (Late::new(), Late::new());
@@ -113,7 +114,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let gateway = gateway(node, &verify, &queues, &desk, &shared, &routes);
         let clients = start_clients(node, &transport, ports.clients, gateway, &endpoint)?;
         traffic.set(Some((mesh.clone(), clients.clone())));
-        let journal = start_journal(node, journal, &door)?;
+        let journal = start_journal(node, journal, &door, failure)?;
         let background = background::<E>(node, &queues, ledger, &executor, &mesh, &shared)?;
         resume(&executor, &queues, failure)?;
         let clerk = clerk(&desk, &executor, &clients, &shared);
@@ -122,7 +123,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let replica = replica_thread(engine, &verify, &mesh, journal, &queues, &shared);
         node.shown.show(Some(&shared));
         // Where one of these fails, those before it end with their handles, the transport last.
-        let verify = verifiers(&verify)?;
+        let verify = verifiers(&verify, failure)?;
         let replica = {
             let inbox = queues.replica.clone();
             let ask = move || drop(inbox.push(Source::Internal, 0, Event::Stop { clean: false }));
@@ -177,8 +178,11 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
     }
 }
 
-fn verifiers<E: Engine + 'static>(verify: &Verify<E>) -> Result<Vec<Thread<()>>, NodeError> {
-    let threads = verify.spawn(VERIFY_THREADS)?.into_iter();
+fn verifiers<E: Engine + 'static>(
+    verify: &Verify<E>,
+    failure: &Arc<Failure>,
+) -> Result<Vec<Thread<()>>, NodeError> {
+    let threads = verify.spawn(VERIFY_THREADS, failure)?.into_iter();
     let ask = || {
         let verify = verify.clone();
         move || verify.close()

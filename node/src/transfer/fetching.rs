@@ -24,7 +24,7 @@ impl Worker {
             && search.is_hopeless()
         {
             // Refused only when the process is stopping; a ledger that cannot go on waits for the next asking.
-            let _ = self.executor.push(Source::Internal, 0, Task::Unserved);
+            let _ = self.executor.push(Source::Internal, 0, Task::Unserved(self.number));
         }
     }
 
@@ -105,7 +105,9 @@ impl Worker {
                 tracing::info!(table = table.name(), key = %String::from_utf8_lossy(key), "the first row that differed");
             }
             let target = Box::new(sync.target().clone());
-            let _ = self.executor.push(Source::Internal, 0, Task::Install(target));
+            self.handed_over = self.number;
+            let task = Task::Install(target, self.number);
+            let _ = self.executor.push(Source::Internal, 0, task);
         }
         Ok(())
     }

@@ -14,12 +14,14 @@ mod serving;
 
 pub(crate) use filling::CertificateCheck;
 
+use crate::metrics::Metrics;
 use crate::runtime::Failure;
 use crate::runtime::executor_thread::Task;
 use crate::runtime::inbox::{Inbox, Quota, Source};
 use crate::storage::RocksStorage;
-use crate::transport::{Class, Delivery, PeerMeshHandle};
+use crate::transport::{Class, Delivery, Patience, PeerMeshHandle, Trouble};
 use bytes::Bytes;
+use conclave_consensus::engine::Reject;
 use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::membership::Membership;
@@ -28,9 +30,12 @@ use conclave_consensus::quorum::Byzantine;
 use conclave_consensus::state_sync::{StateSync, TargetSearch, TransferMessage};
 use conclave_consensus::storage::{Snapshot, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
+use conclave_consensus::wire::WireError;
+use conclave_crypto::PublicKey;
 use conclave_crypto::digest::Digest;
 use filling::Filling;
 use serving::Serving;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -55,7 +60,7 @@ enum Event {
     Up(ReplicaId),
     Down(ReplicaId),
     /// The executor stands still: fetch a state at least as new as this one.
-    Begin(Box<CheckpointCertificate>),
+    Begin(Box<CheckpointCertificate>, FetchNumber),
     /// The executor goes on without.
     Cancel,
     /// A checkpoint became stable, and this is the state at it.
@@ -66,6 +71,10 @@ enum Event {
         proven: bool,
     },
 }
+
+/// A fetch of the executor's: it begins when nothing is executed any more, and ends when something is again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FetchNumber(pub(crate) u64);
 
 /// Puts events into the thread's queue; cheap to clone, never waits.
 #[derive(Clone)]
@@ -89,8 +98,8 @@ impl TransferHandle {
     }
 
     /// Fetch a certified state at least as new as this; the executor stands still until it is there.
-    pub(crate) fn begin(&self, least: CheckpointCertificate) {
-        let _ = self.inbox.push(Source::Internal, 0, Event::Begin(Box::new(least)));
+    pub(crate) fn begin(&self, least: CheckpointCertificate, number: FetchNumber) {
+        let _ = self.inbox.push(Source::Internal, 0, Event::Begin(Box::new(least), number));
     }
 
     /// The executor does not wait any longer. What is staged stays for the next time.
@@ -122,6 +131,9 @@ pub(crate) struct TransferConfig {
     pub reader: LedgerReader<RocksStorage>,
     pub executor: Arc<Inbox<Task>>,
     pub failure: Arc<Failure>,
+    /// Which peers are listened to.
+    pub patience: Arc<Patience>,
+    pub metrics: Arc<Metrics>,
     /// The members of the first epoch.
     pub genesis: Membership,
     /// And their keys.
@@ -140,8 +152,8 @@ pub(crate) struct Transfer {
 impl Transfer {
     /// Starts the thread; it sends nothing before [`Self::attach`].
     pub(crate) fn start(config: TransferConfig) -> Result<Self, std::io::Error> {
-        let TransferConfig { ledger, reader, executor, failure, genesis, keys, cluster, check } =
-            config;
+        let TransferConfig { ledger, reader, executor, failure, patience, metrics, .. } = config;
+        let TransferConfig { genesis, keys, cluster, check, .. } = config;
         let inbox = Arc::new(Inbox::new(QUOTA));
         let mesh: Arc<OnceLock<PeerMeshHandle>> = Arc::default();
         let worker = Worker {
@@ -152,13 +164,19 @@ impl Transfer {
             keys,
             cluster,
             members: genesis.quorum(),
-            serving: Serving::new(reader.clone()),
+            peer_keys: genesis.members.iter().map(|member| (member.id, member.key)).collect(),
+            patience,
+            metrics,
+            serving: Serving::new(reader.clone(), genesis.members.len().saturating_sub(1)),
             filling: Filling::new(reader, genesis, check),
             peers: Vec::new(),
             fetch: Fetch::Idle,
+            number: FetchNumber::default(),
+            handed_over: FetchNumber::default(),
             started: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("transfer".into()).spawn(move || {
+            let _watch = failure.watch("transfer");
             if let Err(error) = worker.run() {
                 failure.storage(&error);
             }
@@ -199,10 +217,17 @@ struct Worker {
     cluster: Digest,
     /// Of the first epoch; members do not come or go.
     members: Byzantine,
+    peer_keys: BTreeMap<ReplicaId, PublicKey>,
+    patience: Arc<Patience>,
+    metrics: Arc<Metrics>,
     serving: Serving<RocksStorage>,
     filling: Filling<RocksStorage>,
     peers: Vec<ReplicaId>,
     fetch: Fetch,
+    /// Which fetch of the executor's this is.
+    number: FetchNumber,
+    /// The last one that came to its end.
+    handed_over: FetchNumber,
     started: Instant,
 }
 
@@ -248,13 +273,7 @@ impl Worker {
                     sync.remove_peer(peer);
                 }
             }
-            Event::Begin(least) => {
-                tracing::info!(height = least.checkpoint.height.0, "fetching certified state");
-                let least = least.checkpoint.height;
-                self.filling.suspend();
-                self.fetch = Fetch::Asking(TargetSearch::new(least, self.members), None);
-                self.ask();
-            }
+            Event::Begin(least, number) => self.begin(least.checkpoint.height, number),
             Event::Cancel => self.fetch = Fetch::Idle,
             Event::Offer(offer) => {
                 let (header, certificate, state) = *offer;
@@ -269,14 +288,46 @@ impl Worker {
                 for frame in &delivery.frames {
                     match TransferMessage::decode(frame) {
                         Ok(message) => self.message(from, message)?,
-                        Err(error) => {
-                            tracing::warn!(%from, %error, "refused a frame of state transfer");
-                        }
+                        Err(error) => self.refuse(from, &error),
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, least: Sequence, number: FetchNumber) {
+        if number == self.handed_over {
+            // The executor finds the state in its queue.
+            return;
+        }
+        let before = match std::mem::replace(&mut self.fetch, Fetch::Idle) {
+            Fetch::Asking(search, sync) if search.least() >= least => {
+                self.fetch = Fetch::Asking(search, sync);
+                return;
+            }
+            Fetch::Running(search, sync) if sync.target().height() >= least => {
+                self.fetch = Fetch::Running(search, sync);
+                return;
+            }
+            Fetch::Running(_, sync) => Some(sync),
+            Fetch::Asking(_, sync) => sync,
+            Fetch::Idle => None,
+        };
+        tracing::info!(height = least.0, "fetching certified state");
+        self.filling.suspend();
+        self.number = number;
+        self.fetch = Fetch::Asking(TargetSearch::new(least, self.members), before);
+        self.ask();
+    }
+
+    /// A peer sent what is no message. It is not read for a while if it goes on.
+    fn refuse(&self, from: ReplicaId, error: &WireError) {
+        tracing::debug!(%from, %error, "refused a frame of state transfer");
+        self.metrics.peer_rejected(from, &Reject::Malformed("a frame of state transfer"));
+        if let Some(key) = self.peer_keys.get(&from) {
+            self.patience.spend(key, Trouble::Broken);
+        }
     }
 
     fn go_on(&mut self) -> Result<(), StorageError> {
@@ -304,7 +355,7 @@ impl Worker {
 
     fn message(&mut self, from: ReplicaId, message: TransferMessage) -> Result<(), StorageError> {
         let now = self.now_ms();
-        if let Some(frame) = self.serving.answer(&message, now)? {
+        if let Some(frame) = self.serving.answer(from, &message, now)? {
             self.send_frame(from, frame);
             return Ok(());
         }

@@ -8,8 +8,8 @@
 //! A client that causes trouble is not read for a while ([`Patience`]).
 //!
 //! Replies go through a bounded lane of the connection: a client that does not read loses replies, which are counted,
-//! and asks again. Requests are delivered on credit: of the connection, so that one client cannot fill the node, and of
-//! all clients together.
+//! and asks again. Requests are delivered on credit: of the key, so that one client cannot fill the node, and of all
+//! clients together.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,12 +114,13 @@ struct Shared {
     thread: Arc<ThreadCore>,
     endpoint: EndpointSlot,
     connections: RwLock<BTreeMap<ClientConnectionId, Arc<Connected>>>,
-    /// Connections by key, those between TLS and hello included.
-    per_key: Mutex<BTreeMap<PublicKey, usize>>,
+    /// Who is connected, those between TLS and hello included.
+    per_key: Mutex<BTreeMap<PublicKey, Key>>,
     gate: Arc<Gate>,
     patience: Arc<Patience>,
-    /// Credit of all clients together.
-    pool: Pool,
+    /// Credit of all clients together: for long frames under way, and for what was delivered.
+    partial: Pool,
+    delivered: Pool,
     traffic: Arc<Traffic>,
     refusals: Arc<Refusals>,
     warnings: Throttle,
@@ -165,7 +166,8 @@ impl ClientEndpoint {
             per_key: Mutex::default(),
             gate: Gate::new(limits.handshakes),
             patience: config.patience,
-            pool: Pool::new(limits.inbound_bytes_total_max, limits.frame_max),
+            partial: Pool::new(limits.inbound_bytes_total_max, limits.frame_max),
+            delivered: Pool::new(limits.inbound_bytes_total_max, limits.frame_max),
             traffic: Arc::default(),
             refusals,
             warnings: Throttle::default(),
@@ -307,24 +309,23 @@ impl Shared {
         Lane::new(caps, &self.thread.doorbell, &self.traffic)
     }
 
-    fn pools(&self) -> Pools {
-        let own = Pool::new(self.limits.inbound_bytes_max, self.limits.frame_max);
-        Pools { own, shared: Some(self.pool.clone()) }
-    }
-
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<PublicKey, usize>> {
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Key>> {
         self.per_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes one of the key's places, unless all are taken.
     fn admit_key(self: &Arc<Self>, client: PublicKey) -> Option<KeyPlace> {
         let mut keys = self.keys();
-        let count = keys.entry(client).or_default();
-        if *count >= self.limits.connections_per_key_max {
+        let key = keys.entry(client).or_insert_with(|| Key {
+            connections: 0,
+            pool: Pool::new(self.limits.inbound_bytes_max, self.limits.frame_max),
+        });
+        if key.connections >= self.limits.connections_per_key_max {
             return None;
         }
-        *count += 1;
-        Some(KeyPlace { shared: Arc::clone(self), client })
+        key.connections += 1;
+        let pool = key.pool.clone();
+        Some(KeyPlace { shared: Arc::clone(self), client, pool })
     }
 
     fn next_id(&self) -> ClientConnectionId {
@@ -332,18 +333,33 @@ impl Shared {
     }
 }
 
+/// A key with connections.
+struct Key {
+    connections: usize,
+    /// Credit of all of them.
+    pool: Pool,
+}
+
 /// One of a key's places, taken until this is dropped.
 struct KeyPlace {
     shared: Arc<Shared>,
     client: PublicKey,
+    pool: Pool,
+}
+
+impl KeyPlace {
+    fn pools(&self) -> Pools {
+        let (partial, shared) = (self.shared.partial.clone(), self.shared.delivered.clone());
+        Pools { own: self.pool.clone(), partial: Some(partial), shared: Some(shared) }
+    }
 }
 
 impl Drop for KeyPlace {
     fn drop(&mut self) {
         let mut keys = self.shared.keys();
-        if let Some(count) = keys.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(key) = keys.get_mut(&self.client) {
+            key.connections -= 1;
+            if key.connections == 0 {
                 keys.remove(&self.client);
             }
         }

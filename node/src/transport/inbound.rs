@@ -74,12 +74,26 @@ impl Pool {
 }
 
 /// Where the credit of a stream comes from.
+///
+/// Whoever waits for one of them holds credit of those above it only. What is held of the last becomes free without
+/// waiting for any, and what is held of an incomplete frame when its time is over: so nobody waits for ever. A frame
+/// that is only announced takes nothing of `shared`, else announcing would be enough to stop everybody.
 #[derive(Clone, Debug)]
 pub(super) struct Pools {
-    /// Of this peer and class, or this connection.
+    /// Of this peer and class, or of this client's key.
     pub(super) own: Pool,
-    /// Of all clients together.
+    /// Of the long frames of all clients that are not complete.
+    pub(super) partial: Option<Pool>,
+    /// Of the frames of all clients that are complete.
     pub(super) shared: Option<Pool>,
+}
+
+/// Credit for a long frame that is not complete.
+#[derive(Debug)]
+struct Prepaid {
+    own: OwnedSemaphorePermit,
+    _partial: Option<OwnedSemaphorePermit>,
+    bytes: usize,
 }
 
 impl Pools {
@@ -89,13 +103,26 @@ impl Pools {
     }
 
     async fn acquire(&self, bytes: usize) -> Credit {
-        // Always in this order: who waits for the shared pool holds its own share only.
         let own = self.own.acquire(bytes).await;
-        let shared = match &self.shared {
-            Some(pool) => Some(pool.acquire(bytes).await),
-            None => None,
-        };
-        Credit { _own: own, _shared: shared }
+        Credit { _own: own, _shared: acquire_of(self.shared.as_ref(), bytes).await }
+    }
+
+    async fn prepay(&self, bytes: usize) -> Prepaid {
+        let own = self.own.acquire(bytes).await;
+        Prepaid { own, _partial: acquire_of(self.partial.as_ref(), bytes).await, bytes }
+    }
+
+    /// The frame is complete.
+    async fn exchange(&self, prepaid: Prepaid) -> Credit {
+        let shared = acquire_of(self.shared.as_ref(), prepaid.bytes).await;
+        Credit { _own: prepaid.own, _shared: shared }
+    }
+}
+
+async fn acquire_of(pool: Option<&Pool>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    match pool {
+        Some(pool) => Some(pool.acquire(bytes).await),
+        None => None,
     }
 }
 
@@ -186,7 +213,7 @@ pub(super) struct FrameReader {
     /// Since when the incomplete frame is under way.
     begun: Option<Instant>,
     /// Credit for the incomplete frame.
-    prepaid: Option<Credit>,
+    prepaid: Option<Prepaid>,
     /// Complete frames that are not paid for yet.
     unpaid: Vec<Bytes>,
 }
@@ -227,7 +254,10 @@ impl FrameReader {
     /// more credit while holding some could leave all streams waiting for each other.
     async fn deliver(&mut self) -> Delivery {
         let (frames, credit) = match self.prepaid.take() {
-            Some(credit) => (self.unpaid.drain(..1).collect(), credit),
+            Some(prepaid) => {
+                let credit = self.pools.exchange(prepaid).await;
+                (self.unpaid.drain(..1).collect(), credit)
+            }
             None => {
                 let (count, cost) = self.affordable();
                 let credit = self.pools.acquire(cost).await;
@@ -258,7 +288,7 @@ impl FrameReader {
     async fn prepay(&mut self) {
         let length = self.assembler.partial_length().unwrap_or(0);
         if self.prepaid.is_none() && length > PREPAID_MIN {
-            self.prepaid = Some(self.pools.acquire(length + FRAME_OVERHEAD).await);
+            self.prepaid = Some(self.pools.prepay(length + FRAME_OVERHEAD).await);
             self.begun = Some(Instant::now());
         }
     }

@@ -134,9 +134,10 @@ pub struct ClientLimits {
     pub queue_frames_max: usize,
     /// Bytes of replies waiting to be sent on one connection.
     pub queue_bytes_max: usize,
-    /// Bytes of one connection that were delivered and whose credit is still held.
+    /// Bytes of one client key that were delivered and whose credit is still held, or that its long frames under way
+    /// announce.
     pub inbound_bytes_max: usize,
-    /// The same for all connections together.
+    /// The same for all keys together, delivered and announced each.
     pub inbound_bytes_total_max: usize,
     /// What one connection may use.
     pub transport: TransportLimits,

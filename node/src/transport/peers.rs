@@ -344,7 +344,8 @@ impl Member {
     fn new(id: ReplicaId, peer: Peer, limits: &PeerLimits) -> Self {
         let pools = Class::ALL.map(|class| {
             let caps = limits.class(class);
-            Pools { own: Pool::new(caps.inbound_bytes_max, caps.frame_max), shared: None }
+            let own = Pool::new(caps.inbound_bytes_max, caps.frame_max);
+            Pools { own, partial: None, shared: None }
         });
         Self { id, peer, traffic: Arc::default(), pools, live: Mutex::default() }
     }

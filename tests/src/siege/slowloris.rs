@@ -18,8 +18,10 @@ use std::time::Duration;
 
 /// Whose place among the replicas is misused. It dials all others, as the one with the lowest id.
 const FAULTY: usize = 0;
-/// Slow connections to each endpoint.
-const SLOW: usize = 12;
+/// Slow connections to each endpoint for clients: almost as many as one key may have.
+const SLOW_CLIENTS: usize = 60;
+/// And to each one for replicas.
+const SLOW_PEERS: usize = 12;
 /// Addresses from which handshakes begin.
 const SOURCES: usize = 4;
 /// The first of their hosts.
@@ -28,8 +30,8 @@ const FIRST_HOST: usize = 200;
 const HANDSHAKE_EVERY: Duration = Duration::from_millis(20);
 /// Between two bytes of a slow frame.
 const BYTE_EVERY: Duration = Duration::from_secs(1);
-/// A frame that claims so many bytes and takes a quarter of an hour.
-const FRAME_BYTES: u32 = 1000;
+/// A frame that claims so many bytes, as many as any stream takes, and takes a week and a half.
+const FRAME_BYTES: u32 = 1_000_000;
 /// Between two attempts to connect after being thrown out.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Writes that a client which connects during the attack makes.
@@ -81,7 +83,11 @@ impl Slow {
         for member in genesis.membership.members.iter().skip(1) {
             for (to, key) in [(To::Clients, &client), (To::Peers, &peer)] {
                 let target = Target::new(to, member, key, cluster_id, &done);
-                for number in 0..SLOW {
+                let slow = match to {
+                    To::Clients => SLOW_CLIENTS,
+                    To::Peers => SLOW_PEERS,
+                };
+                for number in 0..slow {
                     tokio::spawn(target.clone().linger(number));
                 }
                 for source in 0..SOURCES {
@@ -133,11 +139,11 @@ impl Target {
                 Stranger::connect(self.to, self.address, &self.key, self.expected).await
             {
                 self.done.made.fetch_add(1, Ordering::Relaxed);
-                match number % 3 {
+                match number % 6 {
                     // Says nothing at all.
                     0 => _ = stranger.connection.closed().await,
-                    1 => self.byte_by_byte(&stranger).await,
-                    _ => self.hold_streams(&stranger).await,
+                    1 => self.hold_streams(&stranger).await,
+                    _ => self.byte_by_byte(&stranger).await,
                 }
                 self.done.thrown_out.fetch_add(1, Ordering::Relaxed);
                 stranger.leave().await;

@@ -64,8 +64,8 @@ impl Node {
                 self.fetch(fabric, *certificate)?;
             }
             Task::Fetch(certificate) => self.fetch(fabric, *certificate)?,
-            Task::Unserved => self.unserved(fabric)?,
-            Task::Install(target) => self.install(fabric, *target)?,
+            Task::Unserved(number) => self.unserved(fabric, number)?,
+            Task::Install(target, number) => self.install(fabric, *target, number)?,
             Task::EpochEnds(ends) => process.executor.store_epoch_ends(&ends)?,
         }
         Ok(())
@@ -99,18 +99,19 @@ impl Node {
         least: CheckpointCertificate,
     ) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
-        if process.fetching {
-            return Ok(());
+        if !process.fetching {
+            process.fetching = true;
+            process.fetch += 1;
+            process.executor.fold()?;
         }
-        process.fetching = true;
-        process.executor.fold()?;
-        self.begin_transfer(fabric, &least);
+        let number = process.fetch;
+        self.begin_transfer(fabric, &least, number);
         Ok(())
     }
 
-    fn unserved(&mut self, fabric: &mut Fabric) -> Result<(), StorageError> {
+    fn unserved(&mut self, fabric: &mut Fabric, number: u64) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
-        if !process.fetching || process.executor.diverged().is_some() {
+        if !process.is_fetching(number) || process.executor.diverged().is_some() {
             return Ok(());
         }
         process.fetching = false;
@@ -123,9 +124,14 @@ impl Node {
         Ok(())
     }
 
-    fn install(&mut self, fabric: &mut Fabric, target: TransferTarget) -> Result<(), StorageError> {
+    fn install(
+        &mut self,
+        fabric: &mut Fabric,
+        target: TransferTarget,
+        number: u64,
+    ) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
-        if !process.fetching {
+        if !process.is_fetching(number) {
             return Ok(());
         }
         process.executor.install_staged(&target)?;

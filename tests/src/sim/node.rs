@@ -60,8 +60,8 @@ pub(super) enum Task {
     Checkpointed(Box<Checkpointed>, Option<StateAt>),
     Diverged(Box<CheckpointCertificate>),
     Fetch(Box<CheckpointCertificate>),
-    Unserved,
-    Install(Box<TransferTarget>),
+    Unserved(u64),
+    Install(Box<TransferTarget>, u64),
     EpochEnds(Vec<EpochEnd>),
 }
 
@@ -153,10 +153,19 @@ pub(super) struct Process {
     pub working: bool,
     pub states: BTreeMap<Sequence, StateAt>,
     pub fetching: bool,
+    /// Which fetch began last.
+    pub fetch: u64,
     pub held: Vec<Committed>,
     pub transfer: Transfer,
     pub routes: Routes,
     pub ended: Option<Ended>,
+}
+
+impl Process {
+    /// What an earlier fetch came to is void: something was executed since.
+    pub(super) fn is_fetching(&self, number: u64) -> bool {
+        self.fetching && self.fetch == number
+    }
 }
 
 /// A replica's place: what survives its process.
@@ -485,6 +494,7 @@ impl Node {
             working: false,
             states: BTreeMap::new(),
             fetching: false,
+            fetch: 0,
             held: Vec::new(),
             transfer: Transfer::new(fabric, peers),
             routes: Routes::default(),

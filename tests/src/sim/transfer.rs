@@ -34,13 +34,23 @@ pub(super) struct Transfer {
     pins: Pins<StateAt>,
     peers: Vec<ReplicaId>,
     fetch: Fetch,
+    /// Which fetch of the executor's this is, and the last one that came to its end.
+    number: u64,
+    handed_over: u64,
 }
 
 impl Transfer {
     pub(super) fn new(fabric: &Fabric, peers: Vec<ReplicaId>) -> Self {
         let members = fabric.genesis.membership.members.clone();
         let members = keys::members(members);
-        Self { members, pins: Pins::default(), peers, fetch: Fetch::Idle }
+        Self {
+            members,
+            pins: Pins::default(),
+            peers,
+            fetch: Fetch::Idle,
+            number: 0,
+            handed_over: 0,
+        }
     }
 
     pub(super) fn has_target(&self) -> bool {
@@ -75,18 +85,42 @@ impl Node {
         }
     }
 
-    pub(super) fn begin_transfer(&mut self, fabric: &mut Fabric, least: &CheckpointCertificate) {
+    pub(super) fn begin_transfer(
+        &mut self,
+        fabric: &mut Fabric,
+        least: &CheckpointCertificate,
+        number: u64,
+    ) {
         let Some(process) = &mut self.process else { return };
         let least = least.checkpoint.height;
+        let transfer = &mut process.transfer;
+        if number == transfer.handed_over {
+            return;
+        }
+        let before = match std::mem::replace(&mut transfer.fetch, Fetch::Idle) {
+            Fetch::Asking(search, sync) if search.least() >= least => {
+                transfer.fetch = Fetch::Asking(search, sync);
+                return;
+            }
+            Fetch::Running(search, sync) if sync.target().height() >= least => {
+                transfer.fetch = Fetch::Running(search, sync);
+                return;
+            }
+            Fetch::Running(_, sync) => Some(sync),
+            Fetch::Asking(_, sync) => sync,
+            Fetch::Idle => None,
+        };
+        transfer.number = number;
         let members = fabric.genesis.membership.quorum();
-        process.transfer.fetch = Fetch::Asking(TargetSearch::new(least, members), None);
+        transfer.fetch = Fetch::Asking(TargetSearch::new(least, members), before);
         self.ask(fabric);
     }
 
     fn give_up_if_hopeless(&mut self, fabric: &mut Fabric) {
         let Some(process) = &self.process else { return };
+        let number = process.transfer.number;
         if matches!(&process.transfer.fetch, Fetch::Asking(search, _) if search.is_hopeless()) {
-            self.task(fabric, Task::Unserved);
+            self.task(fabric, Task::Unserved(number));
         }
     }
 
@@ -256,9 +290,11 @@ impl Node {
         let Some(process) = &mut self.process else { return Ok(()) };
         let fetch = std::mem::replace(&mut process.transfer.fetch, Fetch::Idle);
         if let Fetch::Running(_, sync) = fetch {
+            let number = process.transfer.number;
+            process.transfer.handed_over = number;
             self.ledger.sync()?;
             let target = Box::new(sync.target().clone());
-            self.task(fabric, Task::Install(target));
+            self.task(fabric, Task::Install(target, number));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::super::admission::Place;
-use super::super::inbound::{End, FrameReader, read_hello, write_hello};
+use super::super::inbound::{End, FrameReader, Pools, read_hello, write_hello};
 use super::super::lane::write_lane;
 use super::{ClientConnectionId, ClientEvent, Connected, KeyPlace, Shared};
 
@@ -100,7 +100,7 @@ async fn run(shared: &Arc<Shared>, connection: Connection, welcomed: Welcomed) {
     let end = tokio::select! {
         _ = connection.closed() => End::Closed,
         end = write_lane(lane, replies) => end.into(),
-        end = read(shared, id, client, requests) => end,
+        end = read(shared, id, client, place.pools(), requests) => end,
     };
     match end {
         End::Closed => {}
@@ -122,13 +122,14 @@ async fn read(
     shared: &Arc<Shared>,
     connection: ClientConnectionId,
     client: PublicKey,
+    pools: Pools,
     requests: RecvStream,
 ) -> End {
     let mut reader = FrameReader::new(
         requests,
         shared.limits.frame_max,
         shared.limits.frame_time,
-        shared.pools(),
+        pools,
         &shared.traffic,
     );
     loop {

@@ -311,7 +311,7 @@ fn a_client_that_does_not_read_loses_replies_and_the_node_keeps_no_more_than_its
 }
 
 #[test]
-fn requests_that_nobody_takes_are_left_unread_in_each_connection_and_in_all() {
+fn requests_that_nobody_takes_are_left_unread_of_each_key_and_of_all() {
     let node = Node::start(|limits| {
         limits.frame_max = 64 << 10;
         limits.inbound_bytes_max = 128 << 10;
@@ -348,6 +348,31 @@ fn requests_that_nobody_takes_are_left_unread_in_each_connection_and_in_all() {
     drop(held);
     let (_, _, delivery) = node.frames();
     assert!(!delivery.frames.is_empty(), "reading goes on once there is credit");
+    node.thread.stop();
+}
+
+#[test]
+fn who_only_announces_long_frames_holds_up_nobody_else() {
+    const LONG: usize = 512 << 10;
+    let node = Node::start(|limits| {
+        limits.frame_max = LONG;
+        limits.inbound_bytes_max = LONG;
+        limits.inbound_bytes_total_max = 4 * LONG;
+        limits.frame_time = DEADLINE * 10;
+    });
+    let (idler, other) = (client(1), client(2));
+    let _announced: Vec<_> = (0..16)
+        .map(|_| {
+            let mut session = session(&idler, &node);
+            idler.write(&mut session.requests, &(LONG as u32).to_le_bytes());
+            session
+        })
+        .collect();
+    let mut session = session(&other, &node);
+    for length in [100, LONG] {
+        other.write(&mut session.requests, &framed(&vec![1; length]));
+        assert_eq!(node.frames().1, other.key.public());
+    }
     node.thread.stop();
 }
 

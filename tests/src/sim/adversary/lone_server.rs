@@ -1,10 +1,11 @@
 //! The lone server: it alone holds the newest checkpoint's proof, names it to everybody, and serves it to nobody.
 //!
 //! Tries: withholds its CHECKPOINTs and all proofs of stable ones, so that with the others' it alone has a quorum's; names
-//! that state, or the oldest that it knows, to whoever fetches state, asked or not, serves a few parts and falls silent;
-//! and so keeps one replica from its state, and with it the cluster from its checkpoints.
+//! that state, or the oldest that it knows, to whoever fetches state, asked or not, serves a few parts and falls silent,
+//! or says for ever that it is busy; and so keeps one replica from its state, and with it the cluster from its
+//! checkpoints.
 //! Stopped by: a target is taken from who was asked for one; one that nobody serves is held against who named it; and an
-//! older one, which all others serve, stays enough.
+//! older one, which all others serve, stays enough; who is busy for long is one of whom nothing says that it will serve.
 
 use super::{Adversary, Attack, Hands, Make, Verdict};
 use conclave_consensus::pbft::message::Message;
@@ -17,7 +18,8 @@ pub(super) fn attack() -> Attack {
         tries: "names states that it alone can prove, and serves none to its end",
         make: Make::Replica(|random| {
             let (old, patience) = (random.chance(400), random.between(0, 3));
-            Box::new(LoneServer { old, patience, first: None, newest: None })
+            let busy = random.chance(400);
+            Box::new(LoneServer { old, patience, busy, first: None, newest: None })
         }),
     }
 }
@@ -27,6 +29,8 @@ struct LoneServer {
     old: bool,
     /// Parts that it serves.
     patience: u64,
+    /// It says that it is busy in place of nothing.
+    busy: bool,
     first: Option<Box<TransferTarget>>,
     newest: Option<Box<TransferTarget>>,
 }
@@ -61,6 +65,11 @@ impl Adversary for LoneServer {
             TransferMessage::Chunk { .. } if self.patience > 0 => {
                 self.patience -= 1;
                 Verdict::Pass
+            }
+            TransferMessage::Chunk { id, .. } | TransferMessage::Unavailable { id }
+                if self.busy =>
+            {
+                Verdict::Instead(vec![TransferMessage::Busy { id: *id }])
             }
             TransferMessage::Chunk { .. }
             | TransferMessage::Unavailable { .. }
