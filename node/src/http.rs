@@ -1,12 +1,22 @@
 //! `/livez`, `/readyz`, `/metrics` and `/status` over HTTP, on a thread of their own.
 
+mod places;
+
 use crate::runtime::Shared;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use places::Places;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// A connection that sends nothing for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// The run that is shown; there is none while the node starts.
 #[derive(Clone, Default)]
@@ -40,7 +50,8 @@ pub fn serve(listener: TcpListener, shown: Shown) -> Result<(), std::io::Error> 
                     return;
                 }
             };
-            if let Err(error) = axum::serve(listener, router(shown)).await {
+            let places = Places::new(listener, CONNECTIONS_MAX, IDLE);
+            if let Err(error) = axum::serve(places, router(shown)).await {
                 tracing::error!(%error, "HTTP stopped");
             }
         });

@@ -24,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// One organization's replica of a Conclave cluster.
 #[derive(Parser)]
-#[command(name = "conclave-node", version, about, max_term_width = 100)]
+#[command(name = "conclave-node", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -34,7 +34,7 @@ struct Arguments {
 enum Command {
     /// Make the homes of a whole cluster and of clients, for one machine.
     Testnet(testnet::TestnetArgs),
-    /// Make the home of one replica from a genesis file and a key.
+    /// Make the home of one replica or client from a genesis file and a key.
     Init(init::InitArgs),
     /// Run the replica of a home.
     Start(StartArgs),
@@ -49,7 +49,7 @@ enum Command {
 #[derive(clap::Args)]
 struct StartArgs {
     /// The replica's home: the directory of node.toml.
-    #[arg(long)]
+    #[arg(long, env = "CONCLAVE_HOME")]
     home: PathBuf,
     /// Stop when standard input ends, so that the node never outlives what started it.
     #[arg(long)]
@@ -99,12 +99,14 @@ fn run(command: Command) -> Result<ExitCode, CommandError> {
 
 fn start(args: StartArgs) -> Result<(), CommandError> {
     let home = NodeHome::load(&args.home)?;
-    log_to_stderr(args.log_format, &home);
+    log_to_stderr(args.log_format, &home)?;
     let shutdown = Shutdown::default();
     if args.stop_on_eof {
         stop_on_eof(shutdown.clone());
     }
-    stop_on_signal(shutdown.clone())?;
+    stop_on_signal(shutdown.clone()).map_err(|error| {
+        CommandError::new(ExitCode::Io, format!("cannot wait for signals: {error}"))
+    })?;
     let span = tracing::info_span!("replica", id = %home.member.id);
     let _entered = span.enter();
     // The one place that chooses the engine.
@@ -132,20 +134,25 @@ fn recover_pbft(from: Recovery) -> Recovered<Pbft> {
     })
 }
 
-fn log_to_stderr(asked: Option<Format>, home: &NodeHome) {
+fn log_to_stderr(asked: Option<Format>, home: &NodeHome) -> Result<(), CommandError> {
     let json = match (asked, home.config.log_format) {
         (Some(Format::Json), _) | (None, LogFormat::Json) => true,
         (Some(Format::Text), _) | (None, LogFormat::Text) => false,
         (None, LogFormat::Auto) => !std::io::stderr().is_terminal(),
     };
-    let filter = tracing_subscriber::EnvFilter::try_new(&home.config.log_filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter = &home.config.log_filter;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        let message =
+            format!("log.filter {filter:?} in node.toml: {error}; the usual one is \"info\"");
+        CommandError::new(ExitCode::InvalidInput, message)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         builder.json().init();
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     }
+    Ok(())
 }
 
 /// Whoever started this node holds its standard input open; when that ends, so does the node.

@@ -37,11 +37,12 @@ impl Cas {
                 ));
             }
         };
+        let receipt = self.receipt.open()?;
         let client = common.connect()?;
         let key = self.key.as_bytes();
         let swap = client.compare_and_swap(key, expected, new.as_bytes());
         let (swapped, committed) = closing(&client, swap).await?;
-        self.receipt.write(&committed)?;
+        receipt.write(&committed)?;
         let current = match &swapped {
             Swapped::Yes => None,
             Swapped::No(current) => current.as_ref(),

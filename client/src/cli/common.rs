@@ -5,13 +5,14 @@ use conclave_config::ExitCode;
 use conclave_config::client_config::ClientHome;
 use conclave_consensus::kv::KeyValue;
 use serde_json::{Map, Value};
+use std::fs::File;
 use std::future::Future;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::output::{Failure, Format};
 use crate::client::{Client, Committed};
-use crate::error::ClientError;
 use crate::text::{insert_bytes, parse_duration};
 
 /// Flags of every command.
@@ -100,13 +101,13 @@ async fn interrupted() -> Failure {
 }
 
 /// Closes the client whatever `answer` is: replicas then need not wait for a silent connection.
-pub(super) async fn closing<T>(
+pub(super) async fn closing<T, E: Into<Failure>>(
     client: &Client,
-    answer: impl Future<Output = Result<T, ClientError>>,
+    answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Failure> {
     let answer = answer.await;
     client.close().await;
-    answer.map_err(Failure::from)
+    answer.map_err(E::into)
 }
 
 /// Where a proof goes.
@@ -118,14 +119,57 @@ pub(super) struct ReceiptTo {
 }
 
 impl ReceiptTo {
+    /// Opens the file before anything is sent: what is written to the ledger afterwards is final.
+    pub(super) fn open(&self) -> Result<ReceiptFile, Failure> {
+        let Some(path) = self.file.clone() else { return Ok(ReceiptFile(None)) };
+        let created = File::create_new(&path).map(|file| (file, true));
+        let opened = match created {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                File::options().write(true).open(&path).map(|file| (file, false))
+            }
+            other => other,
+        };
+        let (file, created) =
+            opened.map_err(|error| Failure::file("write the receipt to", &path, &error))?;
+        Ok(ReceiptFile(Some(Opened { path, file, unused: created })))
+    }
+}
+
+/// The open file of a receipt, where one was asked for.
+pub(super) struct ReceiptFile(Option<Opened>);
+
+struct Opened {
+    path: PathBuf,
+    file: File,
+    /// It was made for a receipt that did not come yet.
+    unused: bool,
+}
+
+impl ReceiptFile {
     /// Writes the receipt where one was asked for.
-    pub(super) fn write(&self, committed: &Committed) -> Result<(), Failure> {
-        let Some(path) = &self.file else { return Ok(()) };
-        let receipt = committed
-            .receipt()
-            .ok_or_else(|| Failure::new(ExitCode::Error, "the answer came without a proof"))?;
-        std::fs::write(path, receipt)
-            .map_err(|error| Failure::file("write the receipt to", path, &error))
+    pub(super) fn write(mut self, committed: &Committed) -> Result<(), Failure> {
+        let Some(opened) = &mut self.0 else { return Ok(()) };
+        let height = committed.height;
+        let receipt = committed.receipt().ok_or_else(|| {
+            let message = format!("final at height {height}, but the answer came without a proof");
+            Failure::new(ExitCode::Error, message)
+        })?;
+        opened.unused = false;
+        let Opened { path, file, .. } = opened;
+        let written = file.set_len(0).and_then(|()| file.write_all(&receipt));
+        written.map_err(|error| {
+            let doing = format!("final at height {height}, but cannot write the receipt to");
+            Failure::new(ExitCode::Io, format!("{doing} {}: {error}", path.display()))
+        })
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.unused {
+            // Nothing was proven, and an empty file would look as if.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

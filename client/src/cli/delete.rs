@@ -19,10 +19,11 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) async fn run(self, common: &Common) -> Result<ExitCode, Failure> {
+        let receipt = self.receipt.open()?;
         let client = common.connect()?;
         let key = self.key.as_bytes();
         let (deleted, committed) = closing(&client, client.delete(key)).await?;
-        self.receipt.write(&committed)?;
+        receipt.write(&committed)?;
         let count = u64::from(deleted);
         let height = committed.height.0;
         match common.format(Format::Simple) {

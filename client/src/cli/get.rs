@@ -5,10 +5,11 @@ use conclave_config::ExitCode;
 use conclave_consensus::kv::{KeyValue, prefix_end};
 use serde_json::{Map, Value};
 
-use super::common::{Common, ENTRY_HEADER, ReceiptTo, absent_json, closing, entry_json, entry_row};
+use super::common::{
+    Common, ENTRY_HEADER, ReceiptFile, ReceiptTo, absent_json, closing, entry_json, entry_row,
+};
 use super::output::{Failure, Format, Table, print, print_json};
 use crate::client::{Client, Committed};
-use crate::error::ClientError;
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]
@@ -31,18 +32,24 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(self, common: &Common) -> Result<ExitCode, Failure> {
+        let receipt = self.receipt.open()?;
         let client = common.connect()?;
         if self.prefix {
-            self.run_prefix(common, &client).await
+            self.run_prefix(common, &client, receipt).await
         } else {
-            self.run_key(common, &client).await
+            self.run_key(common, &client, receipt).await
         }
     }
 
-    async fn run_key(&self, common: &Common, client: &Client) -> Result<ExitCode, Failure> {
+    async fn run_key(
+        &self,
+        common: &Common,
+        client: &Client,
+        receipt: ReceiptFile,
+    ) -> Result<ExitCode, Failure> {
         let key = self.key.as_bytes();
         let (found, committed) = closing(client, client.get(key)).await?;
-        self.receipt.write(&committed)?;
+        receipt.write(&committed)?;
         match common.format(Format::Simple) {
             Format::Simple => self.print_lines(found.as_slice())?,
             Format::Table => print_table(found.as_slice())?,
@@ -55,10 +62,15 @@ impl Get {
         Ok(ExitCode::Ok)
     }
 
-    async fn run_prefix(&self, common: &Common, client: &Client) -> Result<ExitCode, Failure> {
+    async fn run_prefix(
+        &self,
+        common: &Common,
+        client: &Client,
+        receipt: ReceiptFile,
+    ) -> Result<ExitCode, Failure> {
         let format = common.format(Format::Simple);
         let (entries, more, last) = closing(client, self.read_pages(client, format)).await?;
-        self.receipt.write(&last)?;
+        receipt.write(&last)?;
         match format {
             Format::Simple => self.print_lines(&entries)?,
             Format::Table => print_table(&entries)?,
@@ -82,7 +94,7 @@ impl Get {
         &self,
         client: &Client,
         format: Format,
-    ) -> Result<(Vec<KeyValue>, bool, Committed), ClientError> {
+    ) -> Result<(Vec<KeyValue>, bool, Committed), Failure> {
         let end = prefix_end(self.key.as_bytes());
         let mut from = self.key.clone().into_bytes();
         let mut left = self.limit;
@@ -99,8 +111,7 @@ impl Get {
                 return Ok((entries, more, committed));
             }
             if format == Format::Simple {
-                let printed = self.print_lines(&entries);
-                printed.map_err(|failure| ClientError::Invalid(failure.message))?;
+                self.print_lines(&entries)?;
                 entries.clear();
             }
         }

@@ -29,10 +29,11 @@ impl Put {
             Some(value) => value.into_bytes(),
             None => read_stdin("value")?,
         };
+        let receipt = self.receipt.open()?;
         let client = common.connect()?;
         let key = self.key.as_bytes();
         let (version, committed) = closing(&client, client.put(key, &value)).await?;
-        self.receipt.write(&committed)?;
+        receipt.write(&committed)?;
         let height = committed.height.0;
         match common.format(Format::Simple) {
             Format::Simple => print(b"OK\n")?,

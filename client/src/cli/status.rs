@@ -43,7 +43,16 @@ impl Status {
                 ),
             ));
         }
-        Ok(if working.count() < quorum { ExitCode::Interrupted } else { ExitCode::Ok })
+        let working = working.count();
+        if working < quorum {
+            let message = format!(
+                "{working} of {} replicas vote, {quorum} make a quorum; the others change their view or \
+                 rejoin: wait, and ask /readyz of those that do not come back",
+                rows.len()
+            );
+            return Err(Failure::new(ExitCode::Interrupted, message));
+        }
+        Ok(ExitCode::Ok)
     }
 }
 

@@ -37,9 +37,10 @@ impl Txn {
             .map_err(|_| Failure::invalid("the script on stdin is not UTF-8 text"))?;
         let transaction =
             script::parse(&script).map_err(|error| Failure::invalid(error.to_string()))?;
+        let receipt = self.receipt.open()?;
         let client = common.connect()?;
         let committed = closing(&client, client.transact(&transaction)).await?;
-        self.receipt.write(&committed)?;
+        receipt.write(&committed)?;
         let ran = if committed.succeeded { &transaction.then } else { &transaction.otherwise };
         let outcome = if committed.succeeded { "SUCCESS" } else { "FAILURE" };
         match common.format(Format::Simple) {

@@ -64,7 +64,7 @@ impl CommandError {
 }
 
 /// Foreign and newer data is the wrong input; what is damaged or cannot be reached is not.
-fn open_exit_code(error: &OpenError) -> ExitCode {
+pub(crate) fn open_exit_code(error: &OpenError) -> ExitCode {
     match error {
         OpenError::Missing { .. }
         | OpenError::Exists { .. }

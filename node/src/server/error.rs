@@ -1,5 +1,6 @@
 //! Why a node did not start or did not end well, and what the shell sees of it.
 
+use crate::commands::open_exit_code;
 use crate::journal::JournalError;
 use crate::storage::OpenError;
 use crate::transport::TransportError;
@@ -52,8 +53,8 @@ impl NodeError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            NodeError::Open(error) => open_code(error),
-            NodeError::Journal(JournalError::Open(error)) => open_code(error),
+            NodeError::Open(error) => open_exit_code(error),
+            NodeError::Journal(JournalError::Open(error)) => open_exit_code(error),
             NodeError::Ledger(LedgerError::Storage(_)) => ExitCode::Io,
             NodeError::Ledger(_) | NodeError::Recover(_) => ExitCode::InvalidInput,
             NodeError::Halted(_) => ExitCode::Interrupted,
@@ -64,16 +65,5 @@ impl NodeError {
             | NodeError::System(_)
             | NodeError::DiskFailed(_) => ExitCode::Io,
         }
-    }
-}
-
-fn open_code(error: &OpenError) -> ExitCode {
-    match error {
-        OpenError::OtherCluster { .. } | OpenError::NewerFormat { .. } => ExitCode::InvalidInput,
-        OpenError::Missing { .. }
-        | OpenError::Exists { .. }
-        | OpenError::Corrupt { .. }
-        | OpenError::Locked { .. }
-        | OpenError::Io { .. } => ExitCode::Io,
     }
 }

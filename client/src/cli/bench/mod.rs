@@ -57,7 +57,7 @@ pub(super) struct Bench {
     #[arg(long, value_name = "FILE", conflicts_with = "ops_per_transaction")]
     history: Option<PathBuf>,
     /// With --history, how many keys the clients share
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..), requires = "history", value_name = "N")]
     keys: u32,
     /// Protocols to put under the same load, side by side
     #[arg(long, value_delimiter = ',', value_name = "PROTOCOLS")]

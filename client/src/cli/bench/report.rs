@@ -263,7 +263,13 @@ impl Report {
         if self.recorder.operations() > 0 {
             return Ok(ExitCode::Ok);
         }
-        let why = self.first_failure.as_deref().unwrap_or("the measurement was too short");
-        Err(Failure::new(ExitCode::Unreachable, format!("no transaction was answered: {why}")))
+        Err(match &self.first_failure {
+            Some(why) => {
+                Failure::new(ExitCode::Unreachable, format!("no transaction was answered: {why}"))
+            }
+            None => Failure::invalid(
+                "no transaction was answered within the measurement; give it a longer --duration",
+            ),
+        })
     }
 }

@@ -21,8 +21,7 @@ use story::Story;
 Starts four replicas of four organizations on this machine, imports a real data set, reads it as each
 organization, proves a write offline, kills the primary under load, brings replicas back after a
 crash and after the loss of a disk, finds a flipped byte in a ledger, and proves who lied when a
-replica does. Takes about a minute, uses
-a directory of its own, and leaves nothing running.")]
+replica does. Takes about a minute, uses a directory of its own, and leaves nothing running.")]
 pub(super) struct Demo {
     /// Imports a part of the data only
     #[arg(long)]

@@ -6,7 +6,7 @@ use crate::storage::RocksStorage;
 use conclave_config::ExitCode;
 use conclave_consensus::client_wire::Outcome;
 use conclave_consensus::kv::{Answer, Compare, KeyValue, Operation, OperationResult, Relation};
-use conclave_consensus::kv::{Target, Transaction};
+use conclave_consensus::kv::{Stored, Target, Transaction};
 use conclave_consensus::ledger::{BlockResult, header, results};
 use conclave_consensus::message::{Batch, BlockHeader, Change, RequestBody, SignedRequest};
 use conclave_consensus::storage::{Storage as _, Table};
@@ -14,6 +14,9 @@ use conclave_consensus::types::Sequence;
 use conclave_consensus::wire;
 use serde_json::{Value, json};
 use std::io::Write;
+
+/// Rows read at once.
+const ROWS_PER_READ: usize = 256;
 
 /// Prints one block: facts for people, everything as JSON.
 pub(super) fn show(
@@ -62,6 +65,28 @@ pub(super) fn export(
         next = next.next();
     }
     Ok(ExitCode::Ok)
+}
+
+/// Keys and values as they stand, in the order of keys.
+pub(super) fn export_state(home: &Home, out: &mut impl Write) -> Result<ExitCode, CommandError> {
+    let storage = home.ledger()?;
+    let mut from = Vec::new();
+    loop {
+        let rows = storage.scan(Table::Store, &from, None, ROWS_PER_READ).map_err(unreadable)?;
+        for (key, row) in &rows {
+            let mut line = bytes("key", key);
+            let value = bytes("value", Stored::parse(row).map_err(unreadable)?.value);
+            if let (Value::Object(line), Value::Object(value)) = (&mut line, value) {
+                line.extend(value);
+            }
+            writeln!(out, "{line}")?;
+        }
+        let Some((last, _)) = rows.last().filter(|_| rows.len() == ROWS_PER_READ) else {
+            return Ok(ExitCode::Ok);
+        };
+        // The least key above the last one read.
+        from = [last.as_slice(), &[0]].concat();
+    }
 }
 
 /// The lowest block: after a state transfer older ones may be missing.

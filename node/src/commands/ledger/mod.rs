@@ -37,7 +37,7 @@ enum LedgerCommand {
         /// Which block [default: the last].
         height: Option<u64>,
     },
-    /// Print blocks as JSON, one a line.
+    /// Print blocks, or the keys they lead to, as JSON, one a line.
     Export {
         /// The replica's home.
         #[arg(long, value_name = "DIR", env = "CONCLAVE_HOME")]
@@ -48,6 +48,9 @@ enum LedgerCommand {
         /// The last block [default: the ledger's].
         #[arg(long, value_name = "HEIGHT")]
         to: Option<u64>,
+        /// In place of blocks the keys and values as they stand, which `conclave import` reads.
+        #[arg(long, conflicts_with_all = ["from", "to"])]
+        state: bool,
     },
     /// Name the first block or key in which two ledgers differ.
     Diff {
@@ -102,7 +105,10 @@ pub fn run_to(args: LedgerArgs, out: &mut impl Write) -> Result<ExitCode, Comman
         LedgerCommand::Show { of, height } => {
             block::show(&Home::load(&of.home)?, height.map(Sequence), of.output, out)
         }
-        LedgerCommand::Export { home, from, to } => {
+        LedgerCommand::Export { home, state: true, .. } => {
+            block::export_state(&Home::load(&home)?, out)
+        }
+        LedgerCommand::Export { home, from, to, state: false } => {
             block::export(&Home::load(&home)?, Sequence(from), to.map(Sequence), out)
         }
         LedgerCommand::Diff { of, other } => {
