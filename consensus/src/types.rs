@@ -62,11 +62,6 @@ newtype!(
     "v"
 );
 newtype!(
-    /// A Raft term. Units: count from 0.
-    Term(u64),
-    "t"
-);
-newtype!(
     /// A slot of the log, and the height of the block that fills it. The first slot is 1; 0 is genesis.
     Sequence(u64),
     "n"
@@ -98,7 +93,6 @@ newtype!(
 );
 
 counter!(View);
-counter!(Term);
 counter!(Sequence);
 counter!(Epoch);
 counter!(SessionId);

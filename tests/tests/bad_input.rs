@@ -63,6 +63,36 @@ fn an_unknown_key_of_any_file_is_named_with_the_nearest_valid_one() {
 }
 
 #[test]
+fn a_log_filter_that_is_none_is_named() {
+    let cluster = Cluster::generate(&Setup::default());
+    let home = &cluster.nodes[0].home;
+    edit(&home.join("node.toml"), |text| format!("{text}\n[log]\nfilter = \"conclave=loud\"\n"));
+    one_error(start(home), 3, &["node.toml", "log.filter", "conclave=loud"]);
+}
+
+#[test]
+fn a_receipt_that_cannot_be_written_is_refused_before_the_write() {
+    let mut cluster = Cluster::start();
+    let nowhere = cluster.scratch("absent").join("receipt.json");
+    let put = ["put", "k", "v", "--receipt", &nowhere.to_string_lossy()];
+    one_error(cluster.conclave(0, &put), 6, &["receipt", &nowhere.to_string_lossy()]);
+    assert_eq!(cluster.conclave(0, &["get", "k"]).succeeds().stdout, "", "nothing was written");
+    let (file, genesis) = (cluster.scratch("receipt.json"), cluster.genesis());
+    let (path, genesis) = (file.to_string_lossy(), genesis.to_string_lossy());
+    let put = ["put", "k", "v", "--receipt", &path, "--timeout", "5s"];
+    cluster.conclave(0, &put).succeeds();
+    cluster.conclave(0, &["receipt", "verify", &path, "--genesis", &genesis]).succeeds();
+    let proof = fs::read(&file).expect("a receipt");
+    cluster.stop_all();
+    let put = ["put", "k", "v", "--receipt", &path, "--timeout", "300ms"];
+    cluster.conclave(0, &put).exits(2);
+    assert_eq!(fs::read(&file).expect("a receipt"), proof, "an older receipt is lost for nothing");
+    fs::remove_file(&file).expect("it is there");
+    cluster.conclave(0, &put).exits(2);
+    assert!(!file.exists(), "a receipt of nothing");
+}
+
+#[test]
 fn a_genesis_that_cannot_be_is_refused_with_the_reason() {
     let cluster = Cluster::generate(&Setup::default());
     let genesis = cluster.genesis();

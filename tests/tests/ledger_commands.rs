@@ -35,6 +35,25 @@ fn the_ledgers_of_all_replicas_verify_and_do_not_differ() {
 }
 
 #[test]
+fn what_a_ledger_leads_to_can_be_imported_by_another_cluster() {
+    let old = stopped();
+    let state = old.nodes[0].ledger("export", &["--state"]).succeeds().stdout;
+    let file = old.scratch("state.jsonl");
+    fs::write(&file, &state).expect("a scratch directory");
+    let new = Cluster::start();
+    new.conclave(0, &["import", &file.to_string_lossy()]).succeeds();
+    let keys = new.conclave(0, &["get", "load/", "--prefix", "-w", "json"]).succeeds().json();
+    let keys = keys["entries"].as_array().expect("entries");
+    let exported = state.lines().filter(|line| line.contains("load/")).count();
+    assert_eq!(keys.len(), exported);
+    let line = |entry: &serde_json::Value| {
+        let (key, value) = (&entry["key"], &entry["value"]);
+        serde_json::json!({ "key": key, "value": value }).to_string()
+    };
+    assert!(keys.iter().all(|entry| state.contains(&line(entry))), "another value");
+}
+
+#[test]
 fn a_replica_that_runs_keeps_its_ledger_to_itself() {
     let cluster = Cluster::start();
     let home = cluster.nodes[0].home.to_string_lossy().into_owned();

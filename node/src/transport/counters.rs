@@ -1,4 +1,4 @@
-//! What the transport counts, for metrics and for the status page.
+//! What the transport counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! Stories: faults that wait for each other. Where [`super::plan::rare`] draws times and hopes, a story looks at the
 //! cluster after every event and strikes when what it waits for is there.
 //!
-//! A few in a hundred seeds have one beside their other faults; `--story NAME` gives one to every seed. A story does what
+//! A few in a hundred seeds have one beside their other faults; `--story=NAME` gives one to every seed. A story does what
 //! links, disks and schedulers may do to anybody, and no property knows of it.
 
 mod claimed_state;

@@ -1,4 +1,4 @@
-//! The catalogue: the numbers by which the design names attacks, and where each of them is.
+//! The catalogue: every attack by its number, and where it is.
 
 /// One number of the catalogue.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub const CATALOGUE: &[Entry] = &[
     run(11, "checkpoint liar", &["checkpoint-liar"]),
     run(12, "state-transfer poisoner", &["transfer-poisoner", "lone-server"]),
     run(13, "malformed and oversized frames", &["malformed-frames"]),
-    elsewhere(14, "QUIC slowloris", "crypto/src/transport_limits.rs"),
+    elsewhere(14, "QUIC slowloris", "tests/src/siege/slowloris.rs"),
     run(
         15,
         "forged or dead client requests",
