@@ -66,7 +66,7 @@ fn an_unknown_key_of_any_file_is_named_with_the_nearest_valid_one() {
 fn a_log_filter_that_is_none_is_named() {
     let cluster = Cluster::generate(&Setup::default());
     let home = &cluster.nodes[0].home;
-    edit(&home.join("node.toml"), |text| format!("{text}\n[log]\nfilter = \"conclave=loud\"\n"));
+    edit(&home.join("node.toml"), |text| text.replace("\"info\"", "\"conclave=loud\""));
     one_error(start(home), 3, &["node.toml", "log.filter", "conclave=loud"]);
 }
 
