@@ -42,7 +42,8 @@ fn genesis(n: u16, client: &SecretKey) -> Genesis {
     Genesis {
         name: "bench".to_owned(),
         protocol: "pbft".to_owned(),
-        limits: Limits::default(),
+        // One request in a batch: beside others on their way batches would grow, and instances are what is counted.
+        limits: Limits { batch_requests_max: 1, ..Limits::default() },
         organizations: vec!["one".to_owned()],
         membership: Membership { epoch: Epoch(0), first: 0, members: (0..n).map(member).collect() },
         clients: vec![ClientEntry {
