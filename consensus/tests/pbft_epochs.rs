@@ -11,11 +11,10 @@ mod common;
 
 use common::network::{Network, replica_key};
 use conclave_consensus::engine::{Engine, Horizon, Input};
-use conclave_consensus::message::{Change, Checkpoint, CheckpointCertificate, CheckpointVote};
+use conclave_consensus::message::Change;
 use conclave_consensus::pbft::message::Message;
 use conclave_consensus::pbft::{Pbft, PbftConfig, RecoverError};
-use conclave_consensus::types::{Epoch, ReplicaId, Sequence};
-use conclave_crypto::signature::Signed;
+use conclave_consensus::types::ReplicaId;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -305,20 +304,7 @@ fn an_own_vote_of_a_view_that_was_not_entered_proves_a_rollback_whenever_it_is_m
 
 #[test]
 fn an_own_checkpoint_above_the_ledger_proves_a_rollback_whenever_it_is_met() {
-    meets(|it| {
-        let checkpoint = Checkpoint {
-            epoch: Epoch(0),
-            height: Sequence(100),
-            header: it.cluster(),
-            state_root: it.cluster(),
-        };
-        let sign = |id: u16| {
-            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
-            (ReplicaId(id), Signed::sign(vote, &replica_key(id), &it.cluster()).signature)
-        };
-        let signatures = [0, 1, 2].map(sign).to_vec();
-        Message::Stable(Arc::new(CheckpointCertificate { checkpoint, signatures }))
-    });
+    meets(|it| it.forge().stable(&[0, 1, 2], 100));
 }
 
 #[test]

@@ -4,15 +4,12 @@
 
 mod common;
 
-use common::network::{Network, TICK_MS, replica_key, request};
+use common::network::{Network, TICK_MS};
 use conclave_consensus::engine::Engine;
-use conclave_consensus::message::{Batch, Checkpoint, CheckpointCertificate, CheckpointVote};
 use conclave_consensus::pbft::message::{Message, Report};
-use conclave_consensus::types::{Epoch, ReplicaId, Sequence, View};
-use conclave_crypto::signature::Signed;
+use conclave_consensus::types::{Epoch, Sequence, View};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -115,11 +112,7 @@ fn a_slow_primary_is_suspected_for_one_timeout_in_a_minute() {
             sequence += 1;
             (0..4).for_each(|client| network.ask(1, client, sequence));
             network.run_ms(100);
-            let cluster = network.cluster();
-            let requests = (0..4).map(|client| request(&cluster, client, sequence)).collect();
-            let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
-            let message = network.forge().pre_prepare(0, 0, sequence, &batch);
-            network.send_all(0, &message);
+            network.propose(&[0, 1, 2, 3], sequence);
             network.run_ms(20);
         }
     };
@@ -186,18 +179,6 @@ fn who_is_in_an_earlier_epoch_is_told_of_its_end_once_a_second() {
     assert!(told.windows(2).all(|pair| pair[1] + TICK_MS >= pair[0] + 1_000), "{told:?}");
 }
 
-/// A stable checkpoint of all but replica 3, as a peer shows it.
-fn stable(network: &Network, height: Sequence) -> Message {
-    let (header, state_root) = (network.cluster(), network.cluster());
-    let checkpoint = Checkpoint { epoch: Epoch(0), height, header, state_root };
-    let sign = |id: u16| {
-        let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(id) };
-        (ReplicaId(id), Signed::sign(vote, &replica_key(id), &network.cluster()).signature)
-    };
-    let signatures = [0, 1, 2].map(sign).to_vec();
-    Message::Stable(Arc::new(CheckpointCertificate { checkpoint, signatures }))
-}
-
 #[test]
 fn a_state_is_asked_for_by_who_lacks_more_than_ten_thousand_blocks() {
     let mut network = Network::new(4, 7);
@@ -207,7 +188,7 @@ fn a_state_is_asked_for_by_who_lacks_more_than_ten_thousand_blocks() {
     network.serves_states = false;
     let own = network.node(3).ledger.height.0;
     for (behind, installs) in [(10_000, 0), (10_001, 1)] {
-        let certificate = stable(&network, Sequence(own + behind));
+        let certificate = network.forge().stable(&[0, 1, 2], own + behind);
         network.send(0, 3, &certificate);
         network.run_ms(10);
         assert_eq!(network.node(3).installs, installs, "{behind} blocks behind");
@@ -223,7 +204,7 @@ fn a_state_that_does_not_come_gives_way_to_a_newer_one() {
     network.serves_states = false;
     let own = network.node(3).ledger.height.0;
     for behind in [10_001, 10_100] {
-        let certificate = stable(&network, Sequence(own + behind));
+        let certificate = network.forge().stable(&[0, 1, 2], own + behind);
         network.send(0, 3, &certificate);
         network.run_ms(10);
     }

@@ -4,10 +4,8 @@
 
 mod common;
 
-use common::network::{Network, request};
+use common::network::Network;
 use conclave_consensus::engine::Engine;
-use conclave_consensus::message::Batch;
-use std::sync::Arc;
 
 /// Each batch holds one request of each of these clients, proposed so long after it was forwarded.
 fn propose_late(network: &mut Network, clients: &[u64], batches: u64, late_ms: u64) {
@@ -16,11 +14,7 @@ fn propose_late(network: &mut Network, clients: &[u64], batches: u64, late_ms: u
             network.ask_all(*client, sequence);
         }
         network.run_ms(late_ms);
-        let cluster = network.cluster();
-        let requests = clients.iter().map(|client| request(&cluster, *client, sequence)).collect();
-        let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
-        let message = network.forge().pre_prepare(0, 0, sequence, &batch);
-        network.send_all(0, &message);
+        network.propose(clients, sequence);
         network.run_ms(20);
     }
 }
@@ -42,11 +36,7 @@ fn a_primary_is_found_slow_where_no_more_than_four_clients_are_registered() {
         network.ask_all(client, 16);
     }
     network.run_ms(100);
-    let cluster = network.cluster();
-    let requests = (0..4).map(|client| request(&cluster, client, 16)).collect();
-    let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
-    let message = network.forge().pre_prepare(0, 0, 16, &batch);
-    network.send_all(0, &message);
+    network.propose(&[0, 1, 2, 3], 16);
     network.run_until("the slow primary is replaced", |network| views(network) == [1; 3]);
 }
 
@@ -64,11 +54,7 @@ fn what_half_of_the_clients_wait_for_makes_nobody_slow() {
             network.ask_all(client, sequence);
         }
         network.run_ms(1);
-        let cluster = network.cluster();
-        let requests = (0..4).map(|client| request(&cluster, client, sequence)).collect();
-        let batch = Arc::new(Batch::new(network.wall(1), false, None, requests));
-        let message = network.forge().pre_prepare(0, 0, sequence, &batch);
-        network.send_all(0, &message);
+        network.propose(&[0, 1, 2, 3], sequence);
         network.run_ms(20);
     }
     network.run_ms(500);

@@ -1,7 +1,7 @@
 //! What a traitor can sign: anything, but with its own key only.
 
 use super::network::replica_key;
-use conclave_consensus::message::{Batch, CheckpointCertificate, kind};
+use conclave_consensus::message::{Batch, Checkpoint, CheckpointCertificate, CheckpointVote, kind};
 use conclave_consensus::pbft::certificate::{CommitCertificate, PreparedCertificate, Statement};
 use conclave_consensus::pbft::message::{
     Decided, Message, NewView, PrePrepare, Sealed, ViewChange, Vote,
@@ -49,6 +49,19 @@ impl Forge {
         let commits = signers.iter().map(|by| (ReplicaId(*by), vote(*by).signature)).collect();
         let certificate = CommitCertificate { statement: vote(0).statement, commits };
         Message::Decided(Arc::new(Decided { certificate, batch: Arc::clone(batch) }))
+    }
+
+    /// A stable checkpoint of these replicas, as a peer shows it; no ledger is like it.
+    pub fn stable(&self, signers: &[u16], height: u64) -> Message {
+        let (header, state_root) = (self.cluster, self.cluster);
+        let checkpoint =
+            Checkpoint { epoch: Epoch(0), height: Sequence(height), header, state_root };
+        let sign = |id: &u16| {
+            let vote = CheckpointVote { checkpoint: checkpoint.clone(), replica: ReplicaId(*id) };
+            (ReplicaId(*id), Signed::sign(vote, &replica_key(*id), &self.cluster).signature)
+        };
+        let signatures = signers.iter().map(sign).collect();
+        Message::Stable(Arc::new(CheckpointCertificate { checkpoint, signatures }))
     }
 
     /// The first of `signers` is the view's primary.

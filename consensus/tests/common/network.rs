@@ -3,7 +3,7 @@
 use super::Ledger;
 use conclave_consensus::engine::{Committed, Effect, Engine, Evidence, Input, Reject, Slot, To};
 use conclave_consensus::membership::{ClientEntry, Genesis, Limits, Member, Membership, Role};
-use conclave_consensus::message::{Change, Rejoin, Request, RequestBody, SignedRequest};
+use conclave_consensus::message::{Batch, Change, Rejoin, Request, RequestBody, SignedRequest};
 use conclave_consensus::pbft::message::Message;
 use conclave_consensus::pbft::{Pbft, PbftConfig};
 use conclave_consensus::replica::{JournalWrite, Replica, Step, WriteNumber};
@@ -460,10 +460,19 @@ impl Network {
     }
 
     /// A batch of one request.
-    pub fn batch(&self, client: u64, number: u64) -> Arc<conclave_consensus::message::Batch> {
+    pub fn batch(&self, client: u64, number: u64) -> Arc<Batch> {
         let request = request(&self.cluster(), client, number);
         let wall = self.wall(0);
-        Arc::new(conclave_consensus::message::Batch::new(wall, false, None, vec![request]))
+        Arc::new(Batch::new(wall, false, None, vec![request]))
+    }
+
+    /// Whoever holds replica 0's key proposes this request of each of these clients, in the slot of its number.
+    pub fn propose(&mut self, clients: &[u64], number: u64) {
+        let cluster = self.cluster();
+        let requests = clients.iter().map(|client| request(&cluster, *client, number)).collect();
+        let batch = Arc::new(Batch::new(self.wall(1), false, None, requests));
+        let message = self.forge().pre_prepare(0, 0, number, &batch);
+        self.send_all(0, &message);
     }
 
     /// Puts a frame on a wire, as an attacker may too.
