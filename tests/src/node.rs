@@ -5,6 +5,7 @@ use crate::traitor::Attack;
 use crate::{binaries, http, wait};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -122,9 +123,21 @@ impl Node {
         assert!(status.success(), "{} ended on SIGTERM with {status}", self.home.display());
     }
 
-    /// SIGSTOP: the process neither runs nor ends, and its sockets stay.
+    /// SIGSTOP: the process neither runs nor ends, and its sockets stay. Waits until every thread
+    /// stands still: until one of them takes the signal, the others go on voting.
+    ///
+    /// # Panics
+    /// If it does not run or does not stop.
     pub fn pause(&self) {
         self.signal("STOP");
+        let process = self.child.as_ref().expect("it runs").id();
+        wait::until(&format!("{} to stand still", self.home.display()), || {
+            match running_thread(process) {
+                Ok(None) => Ok(()),
+                Ok(Some(state)) => Err(format!("a thread is in state {state}")),
+                Err(error) => Err(format!("/proc/{process}/task: {error}")),
+            }
+        });
     }
 
     /// SIGCONT.
@@ -290,4 +303,17 @@ fn copy_tree(from: &Path, to: &Path) {
             fs::copy(entry.path(), &target).unwrap_or_else(|e| panic!("{}: {e}", target.display()));
         }
     }
+}
+
+/// The state (`proc_pid_stat(5)`, field 3) of a thread of the process that is not stopped.
+fn running_thread(process: u32) -> io::Result<Option<String>> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        // The name before it is in parentheses and may hold anything.
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').next()).unwrap_or("");
+        if state != "T" {
+            return Ok(Some(state.to_owned()));
+        }
+    }
+    Ok(None)
 }
