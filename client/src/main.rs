@@ -7,7 +7,7 @@ const _: () = assert!(
 
 /// Frames, requests and answers come and go by the thousand, across threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     conclave_client::cli::run(std::env::args_os()).into()

@@ -14,8 +14,8 @@
 //!
 //! What makes a write durable is the file [`LOG_FILE`] beside RocksDB's own (see the `log` module for why);
 //! one record of it is one write: for each journal record the key's length (1), the key, the
-//! value's length (4, LE) and the value. RocksDB holds the same records, unsynced, and flushes them
-//! whenever half of the file is full.
+//! value's length (4, LE) and the value. RocksDB gets the same records later, many at once and
+//! unsynced, and flushes them whenever half of the file is full.
 //!
 //! The journal also speaks to any [`Storage`] without a log of its own, so that a simulated disk
 //! serves as well; then each write is one synced batch.
@@ -23,6 +23,7 @@
 mod log;
 mod thread;
 
+pub(crate) use thread::JournalHelp;
 pub use thread::{JournalMetrics, JournalThread, abort_process};
 
 use crate::storage::{Kind, OpenError, RocksStorage, SharedResources};
@@ -55,6 +56,9 @@ const LIFE_BITS: u32 = 42;
 
 /// Records read at once while loading.
 const LOAD_STEP: usize = 256;
+
+/// What the log made durable goes to RocksDB once there is so much of it. Changes and bytes.
+const BEHIND_MAX: (usize, usize) = (1024, 256 << 10);
 
 /// What a journal holds, in the order of slots.
 pub type Records = Vec<(Slot, Vec<u8>)>;
@@ -103,6 +107,10 @@ impl JournalError {
 pub struct Journal {
     storage: Arc<dyn Storage>,
     ahead: Option<WriteAhead>,
+    /// In the log, and not yet in the storage.
+    behind: WriteBatch,
+    /// Of the values in it.
+    behind_bytes: usize,
     durable: Arc<AtomicU64>,
     number: u64,
     truncated: Sequence,
@@ -181,7 +189,9 @@ impl Journal {
         }
         let truncated = truncated_of(&*storage)?;
         let durable = Arc::new(AtomicU64::new(number));
-        Ok(Self { storage, ahead: None, durable, number, truncated, swept: Sequence(0) })
+        let (behind, behind_bytes) = (WriteBatch::default(), 0);
+        let swept = Sequence(0);
+        Ok(Self { storage, ahead: None, behind, behind_bytes, durable, number, truncated, swept })
     }
 
     fn with_log(storage: RocksStorage, path: &Path, recorded: u64) -> Result<Self, JournalError> {
@@ -203,7 +213,8 @@ impl Journal {
     ///
     /// # Errors
     /// When the storage fails or holds a key that is none of ours.
-    pub fn load(&self) -> Result<Records, JournalError> {
+    pub fn load(&mut self) -> Result<Records, JournalError> {
+        self.settle()?;
         let mut records = Vec::new();
         let mut from = vec![KEY_NAMED];
         loop {
@@ -234,8 +245,14 @@ impl Journal {
     ) -> Result<(), StorageError> {
         let Some(last) = writes.last().map(|write| write.number) else { return Ok(()) };
         self.number += 1;
+        let bytes = payload_bytes(&writes);
+        if self.ahead.as_ref().is_some_and(|ahead| !ahead.log.has_room(bytes)) {
+            // What the half holds has to be in RocksDB when it is flushed; so has what comes before
+            // a write that the log cannot take.
+            self.settle()?;
+        }
         let logged = match &mut self.ahead {
-            Some(ahead) => ahead.append(self.number, &writes)?,
+            Some(ahead) => ahead.append(self.number, bytes, &writes)?,
             None => false,
         };
         let batch = batch(self.number, writes.into_iter().flat_map(|write| write.records));
@@ -243,13 +260,31 @@ impl Journal {
             // Already durable: whoever waits need not wait for RocksDB's memory.
             self.durable.store(self.number, Ordering::Release);
             report(last);
-            self.storage.write(batch, Durability::Buffered)
+            self.behind.writes.extend(batch.writes);
+            self.behind_bytes += bytes;
+            if self.behind.writes.len() >= BEHIND_MAX.0 || self.behind_bytes >= BEHIND_MAX.1 {
+                self.settle()?;
+            }
         } else {
             self.storage.write(batch, Durability::Synced)?;
             self.durable.store(self.number, Ordering::Release);
             report(last);
-            Ok(())
         }
+        Ok(())
+    }
+
+    /// Whether these writes are one sync and no more.
+    fn takes_at_once(&self, writes: &[JournalWrite]) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| ahead.log.has_room(payload_bytes(writes)))
+    }
+
+    /// Gives the storage what only the log holds. One write of many costs little more than one of one.
+    fn settle(&mut self) -> Result<(), StorageError> {
+        if self.behind.writes.is_empty() {
+            return Ok(());
+        }
+        self.behind_bytes = 0;
+        self.storage.write(std::mem::take(&mut self.behind), Durability::Buffered)
     }
 
     /// Drops the records of every sequence up to and including `through`.
@@ -266,10 +301,11 @@ impl Journal {
         // of a process starts at zero and takes what came late to the process before.
         let from = key(Slot::Sequenced(self.swept, 0));
         let to = key(Slot::Sequenced(through.next(), 0));
-        let mut batch = WriteBatch::default();
-        batch.delete_range(Table::Journal, from, to);
-        batch.put(Table::Journal, KEY_TRUNCATED, through.0.to_be_bytes());
-        self.storage.write(batch, Durability::Buffered)?;
+        self.behind.delete_range(Table::Journal, from, to);
+        self.behind.put(Table::Journal, KEY_TRUNCATED, through.0.to_be_bytes());
+        if self.ahead.is_none() {
+            self.settle()?;
+        }
         self.truncated = through;
         self.swept = through;
         Ok(())
@@ -282,6 +318,15 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // A failure loses nothing: the log holds it.
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "the journal's last records did not reach its storage");
+        }
+    }
+}
+
 /// The log, and the flush that frees the half of it that is not being filled.
 struct WriteAhead {
     log: Log,
@@ -291,8 +336,12 @@ struct WriteAhead {
 
 impl WriteAhead {
     /// Makes one write durable; false where it is larger than the log takes.
-    fn append(&mut self, number: u64, writes: &[JournalWrite]) -> Result<bool, StorageError> {
-        let payload_bytes = payload_bytes(writes);
+    fn append(
+        &mut self,
+        number: u64,
+        payload_bytes: usize,
+        writes: &[JournalWrite],
+    ) -> Result<bool, StorageError> {
         if !self.log.can_hold(payload_bytes) {
             return Ok(false);
         }

@@ -18,9 +18,9 @@ const _: () = assert!(
 );
 
 /// What one thread decodes another executes and a third drops; glibc's allocator takes a twelfth of a
-/// loaded node's time with that, and this one a third of it.
+/// loaded node's time with that, and this one a quarter of it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// One organization's replica of a Conclave cluster.
 #[derive(Parser)]

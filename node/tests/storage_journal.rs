@@ -63,7 +63,7 @@ fn open(path: &Path, recorded: u64) -> Result<Journal, JournalError> {
     Journal::open(path, &cluster(), &SharedResources::default(), recorded)
 }
 
-fn slots(journal: &Journal) -> Vec<Slot> {
+fn slots(journal: &mut Journal) -> Vec<Slot> {
     journal.load().unwrap().into_iter().map(|(slot, _)| slot).collect()
 }
 
@@ -115,13 +115,13 @@ fn truncation_drops_up_to_the_stable_checkpoint_and_leaves_the_rest() {
         let sequenced = (from..=10).map(|sequence| Slot::Sequenced(Sequence(sequence), 3));
         std::iter::once(Slot::Named(0)).chain(sequenced).collect::<Vec<_>>()
     };
-    assert_eq!(slots(&journal), left(5));
+    assert_eq!(slots(&mut journal), left(5));
     // A record at a truncated sequence that comes late goes with the next process's first truncation.
     commit(&mut journal, vec![write(1, vec![record(2, 3, b"late")])]);
     drop(journal);
     let mut journal = open(&path, 11).unwrap();
     journal.truncate(Sequence(6)).unwrap();
-    assert_eq!(slots(&journal), left(7));
+    assert_eq!(slots(&mut journal), left(7));
     drop(journal);
     let said = truncated(&path, &SharedResources::default()).unwrap();
     assert_eq!(said, Sequence(6));
@@ -137,8 +137,8 @@ fn a_kill_loses_nothing_that_was_reported() {
         if sequence % 10 == 0 {
             let copy = directory.path().join(format!("killed-{sequence}"));
             copy_directory(&path, &copy);
-            let killed = open(&copy, sequence).unwrap();
-            assert_eq!(slots(&killed).len() as u64, sequence + 1);
+            let mut killed = open(&copy, sequence).unwrap();
+            assert_eq!(slots(&mut killed).len() as u64, sequence + 1);
         }
     }
 }
@@ -161,11 +161,11 @@ fn a_torn_last_write_is_dropped_whole_and_what_the_ledger_saw_still_counts() {
         assert!(matches!(refused, JournalError::Cut { found: 19, recorded: 20 }), "{refused}");
         assert!(refused.lost());
         let mut torn = open(&copy, 19).unwrap();
-        assert_eq!(slots(&torn).len(), 1 + 2 * 19, "the torn write is gone, and it alone");
+        assert_eq!(slots(&mut torn).len(), 1 + 2 * 19, "the torn write is gone, and it alone");
         // Life goes on, and the next write takes the torn one's number.
         commit(&mut torn, vec![write(1, vec![record(30, 0, b"z")])]);
         drop(torn);
-        assert_eq!(slots(&open(&copy, 20).unwrap()).len(), 1 + 2 * 19 + 1);
+        assert_eq!(slots(&mut open(&copy, 20).unwrap()).len(), 1 + 2 * 19 + 1);
     }
 }
 
@@ -225,7 +225,9 @@ fn any_flipped_byte_loses_at_most_the_last_write_or_the_journal_is_lost() {
         flipped[at] ^= 4;
         std::fs::write(copy.join(LOG_FILE), flipped).unwrap();
         match open(&copy, 0) {
-            Ok(journal) => assert!(slots(&journal).len() > 9, "byte {at}: writes are missing"),
+            Ok(mut journal) => {
+                assert!(slots(&mut journal).len() > 9, "byte {at}: writes are missing")
+            }
             Err(error) => assert!(error.lost(), "byte {at}: {error}"),
         }
     }
@@ -263,7 +265,7 @@ fn a_journal_made_for_a_rejoin_outlives_every_copy_of_the_lost_one() {
     let resources = SharedResources::default();
     drop(Journal::create(&path, &cluster(), &resources, number, &records).unwrap());
     let mut journal = open(&path, 4).unwrap();
-    assert_eq!(slots(&journal), [Slot::Named(1)]);
+    assert_eq!(slots(&mut journal), [Slot::Named(1)]);
     commit(&mut journal, vec![write(1, vec![])]);
     let recorded = journal.durable_number().load(Ordering::Acquire);
     assert_eq!(recorded, number + 1);
@@ -316,7 +318,7 @@ fn a_kill_after_the_log_has_turned_loses_nothing() {
     let mut killed = open(&copy, 600).unwrap();
     killed.truncate(Sequence(592)).unwrap();
     let left = (593..=600).map(|sequence| Slot::Sequenced(Sequence(sequence), 0));
-    assert_eq!(slots(&killed), std::iter::once(Slot::Named(0)).chain(left).collect::<Vec<_>>());
+    assert_eq!(slots(&mut killed), std::iter::once(Slot::Named(0)).chain(left).collect::<Vec<_>>());
 }
 
 #[test]
@@ -329,7 +331,7 @@ fn a_write_larger_than_the_log_is_durable_all_the_same() {
     assert_eq!(commit(&mut journal, vec![write(2, huge)]), Some(WriteNumber(2)));
     commit(&mut journal, vec![write(3, vec![record(3, 0, b"after")])]);
     copy_directory(&path, &copy);
-    assert_eq!(slots(&open(&copy, 3).unwrap()).len(), 1 + 1 + 10 + 1);
+    assert_eq!(slots(&mut open(&copy, 3).unwrap()).len(), 1 + 1 + 10 + 1);
 }
 
 #[test]
@@ -357,8 +359,8 @@ fn the_thread_reports_every_write_in_order_and_merges_what_waits() {
     assert!(metrics.syncs.get() < 400, "{} syncs for 500 queued writes", metrics.syncs.get());
     assert_eq!(metrics.bytes.get(), 50_000);
     thread.truncate(Sequence(499));
-    let journal = thread.stop().unwrap();
-    assert_eq!(slots(&journal), [Slot::Named(0), Slot::Sequenced(Sequence(500), 0)]);
+    let mut journal = thread.stop().unwrap();
+    assert_eq!(slots(&mut journal), [Slot::Named(0), Slot::Sequenced(Sequence(500), 0)]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! It takes everything that is queued, merges it into one write, syncs once and reports the highest
 //! number. While the disk is busy the next writes queue up, so the next sync carries more: under load
-//! the number of syncs falls by itself, and an idle journal answers at once.
+//! the number of syncs falls by itself, and an idle journal answers at once. While it sleeps, a thread
+//! that comes to rest may make a small write itself ([`JournalHelp`]).
 
 use super::Journal;
 use conclave_consensus::replica::{JournalWrite, WriteNumber};
@@ -11,11 +12,11 @@ use conclave_consensus::types::Sequence;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Commands that may wait. The engine's window bounds what they hold; past it, [`JournalThread::write`]
 /// waits for the disk.
@@ -24,6 +25,11 @@ const QUEUE_MAX: usize = 4096;
 const MERGE_MAX: usize = 512;
 /// And stops merging at this size. Bytes.
 const MERGE_BYTES_MAX: usize = 16 << 20;
+
+/// A thread that helps writes no more than this at once. Commands and bytes.
+const LITTLE: (usize, usize) = (8, 64 << 10);
+/// Above this time of the last write no thread but the journal's own waits for the disk.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// The exit code of a process whose disk failed.
 const EXIT_IO: i32 = 6;
@@ -76,9 +82,8 @@ enum Command {
 /// A handle on the thread; dropping it lets the thread finish what is queued.
 #[derive(Debug)]
 pub struct JournalThread {
-    commands: SyncSender<Command>,
-    queued: Arc<AtomicUsize>,
-    thread: JoinHandle<Journal>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl JournalThread {
@@ -93,47 +98,252 @@ impl JournalThread {
         completion: impl Fn(WriteNumber) + Send + 'static,
         abort: impl FnOnce(&StorageError) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (commands, queue) = sync_channel(QUEUE_MAX);
-        let queued = Arc::new(AtomicUsize::new(0));
-        let taken = queued.clone();
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            room: Condvar::new(),
+            journal: Mutex::new(Some(journal)),
+            slow: AtomicBool::new(false),
+            metrics,
+        });
+        let on_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(journal, &(queue, taken), &metrics, &completion, abort))?;
-        Ok(Self { commands, queued, thread })
+            .spawn(move || on_thread.run(&completion, abort))?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Queues a write; waits only while the queue is full.
     pub fn write(&self, write: JournalWrite) {
-        self.command(Command::Write(write));
+        self.shared.push(Command::Write(write), true);
+    }
+
+    /// As [`Self::write`], and wakes nobody: the caller sees to it that somebody looks.
+    pub(crate) fn write_silently(&self, write: JournalWrite) {
+        self.shared.push(Command::Write(write), false);
     }
 
     /// Queues a truncation, see [`Journal::truncate`].
     pub fn truncate(&self, through: Sequence) {
-        self.command(Command::Truncate(through));
+        self.shared.push(Command::Truncate(through), true);
     }
 
     /// Waits for everything queued and gives the journal back.
     ///
     /// # Errors
     /// When the thread panicked.
-    pub fn stop(self) -> std::io::Result<Journal> {
-        drop(self.commands);
-        self.thread.join().map_err(|_| std::io::Error::other("the journal thread panicked"))
+    pub fn stop(mut self) -> std::io::Result<Journal> {
+        self.shared.close();
+        let panicked = || std::io::Error::other("the journal thread panicked");
+        let thread = self.thread.take().ok_or_else(panicked)?;
+        thread.join().map_err(|_| panicked())?;
+        self.shared.journal().take().ok_or_else(panicked)
     }
 
     /// Whether so many commands can be queued without waiting, by the only one who queues any.
     #[must_use]
     pub fn has_room_for(&self, commands: usize) -> bool {
-        self.queued.load(Ordering::Acquire) + commands <= QUEUE_MAX
+        self.shared.queue().commands.len() + commands <= QUEUE_MAX
     }
 
-    fn command(&self, command: Command) {
-        self.queued.fetch_add(1, Ordering::AcqRel);
-        if self.commands.send(command).is_err() {
+    /// For threads that come to rest while this one sleeps.
+    pub(crate) fn help(&self) -> JournalHelp {
+        JournalHelp(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for JournalThread {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Writes on a thread that comes to rest, while the journal's own sleeps: that saves the waking of
+/// the one for the write and of the other for what it makes possible.
+pub(crate) struct JournalHelp(Arc<Shared>);
+
+impl JournalHelp {
+    /// Writes what was queued silently, if the disk is quick and it is little. Whether it did; then
+    /// `report` has heard of it.
+    pub(crate) fn write(&self, report: impl FnOnce(WriteNumber)) -> bool {
+        let shared = &self.0;
+        if shared.slow.load(Ordering::Relaxed) || !shared.sleeps_on_something() {
+            return false;
+        }
+        let Ok(mut place) = shared.journal.try_lock() else { return false };
+        let Some(journal) = place.as_mut() else { return false };
+        let Some(merged) = shared.take_little(journal) else { return false };
+        match carry_out(journal, merged, shared, report) {
+            Ok(()) => true,
+            Err(error) => {
+                // The journal's thread tells it, and nobody writes any more.
+                shared.queue().failed = Some(error);
+                shared.ready.notify_one();
+                false
+            }
+        }
+    }
+
+    /// Wakes the journal's thread if it sleeps although something waits.
+    pub(crate) fn wake_for_more(&self) {
+        let mut queue = self.0.queue();
+        let wake = !queue.commands.is_empty() && std::mem::take(&mut queue.sleeping);
+        drop(queue);
+        if wake {
+            self.0.ready.notify_one();
+        }
+    }
+}
+
+/// What the handle, the thread and helpers share.
+struct Shared {
+    queue: Mutex<Queue>,
+    /// The thread waits here for something to do,
+    ready: Condvar,
+    /// and who queues for room.
+    room: Condvar,
+    /// Whoever takes commands holds it, so that they are carried out in order.
+    journal: Mutex<Option<Journal>>,
+    /// The last write took long: none is made in passing.
+    slow: AtomicBool,
+    metrics: JournalMetrics,
+}
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    /// The thread does; who takes this takes on to wake it.
+    sleeping: bool,
+    closed: bool,
+    failed: Option<StorageError>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("queued", &self.queue().commands.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // It stays whole under a panic of another thread: every change is one push or pop.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Panics
+    /// If a thread panicked within a write: what the disk holds is unknown, and nobody goes on.
+    fn journal(&self) -> MutexGuard<'_, Option<Journal>> {
+        self.journal.lock().expect("no write panics")
+    }
+
+    fn push(&self, command: Command, wake: bool) {
+        let mut queue = self.queue();
+        while queue.commands.len() >= QUEUE_MAX && !queue.closed {
+            // Whoever was to be woken silently is not waited for.
+            self.ready.notify_one();
+            queue = self.room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.closed {
             // The thread ends early only after a failed write, and then nothing is reported any
             // more: no effect leaves, which is all that safety needs until the process is gone.
             tracing::error!("the journal thread has stopped");
+            return;
         }
+        queue.commands.push_back(command);
+        let wake = wake && std::mem::take(&mut queue.sleeping);
+        drop(queue);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.queue().closed = true;
+        self.ready.notify_one();
+        self.room.notify_all();
+    }
+
+    fn sleeps_on_something(&self) -> bool {
+        let queue = self.queue();
+        queue.sleeping && !queue.commands.is_empty()
+    }
+
+    /// Waits for a command, a failure or the end; whether there is a command.
+    fn wait(&self) -> Result<bool, StorageError> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(error) = &queue.failed {
+                return Err(error.clone());
+            }
+            if !queue.commands.is_empty() {
+                return Ok(true);
+            }
+            if queue.closed {
+                return Ok(false);
+            }
+            queue.sleeping = true;
+            queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.sleeping = false;
+        }
+    }
+
+    /// What waits, up to what one write merges. Called with the journal locked.
+    fn take(&self) -> Merged {
+        let mut merged = Merged::default();
+        let mut queue = self.queue();
+        while !merged.full()
+            && let Some(command) = queue.commands.pop_front()
+        {
+            merged.add(command);
+        }
+        drop(queue);
+        self.room.notify_all();
+        merged
+    }
+
+    /// What waits, if it is little and one sync makes it durable. Called with the journal locked.
+    fn take_little(&self, journal: &Journal) -> Option<Merged> {
+        let mut queue = self.queue();
+        let writes = |command: &Command| matches!(command, Command::Write(_));
+        if queue.failed.is_some()
+            || queue.commands.len() > LITTLE.0
+            || !queue.commands.iter().all(writes)
+        {
+            return None;
+        }
+        let mut merged = Merged::default();
+        for command in queue.commands.drain(..) {
+            merged.add(command);
+        }
+        if merged.bytes <= LITTLE.1 && journal.takes_at_once(&merged.writes) {
+            return Some(merged);
+        }
+        queue.commands.extend(merged.writes.into_iter().map(Command::Write));
+        None
+    }
+
+    fn run(&self, completion: &impl Fn(WriteNumber), abort: impl FnOnce(&StorageError)) {
+        let failed = loop {
+            match self.wait() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => break error,
+            }
+            let mut place = self.journal();
+            let Some(journal) = place.as_mut() else { return };
+            // Somebody who helped may have taken it all.
+            let merged = self.take();
+            if let Err(error) = carry_out(journal, merged, self, completion) {
+                // Seen by whoever locks the journal next.
+                self.queue().failed = Some(error.clone());
+                break error;
+            }
+        };
+        self.queue().closed = true;
+        self.room.notify_all();
+        abort(&failed);
     }
 }
 
@@ -142,31 +352,6 @@ impl JournalThread {
 pub fn abort_process(error: &StorageError) {
     tracing::error!(%error, "the journal failed; this replica stops");
     std::process::exit(EXIT_IO);
-}
-
-fn run(
-    mut journal: Journal,
-    (queue, queued): &(Receiver<Command>, Arc<AtomicUsize>),
-    metrics: &JournalMetrics,
-    completion: &impl Fn(WriteNumber),
-    abort: impl FnOnce(&StorageError),
-) -> Journal {
-    while let Ok(first) = queue.recv() {
-        let mut merged = Merged::default();
-        merged.add(first);
-        let mut count = 1;
-        while !merged.full() {
-            let Ok(command) = queue.try_recv() else { break };
-            merged.add(command);
-            count += 1;
-        }
-        queued.fetch_sub(count, Ordering::AcqRel);
-        if let Err(error) = carry_out(&mut journal, merged, metrics, completion) {
-            abort(&error);
-            break;
-        }
-    }
-    journal
 }
 
 #[derive(Default)]
@@ -195,9 +380,10 @@ impl Merged {
 fn carry_out(
     journal: &mut Journal,
     merged: Merged,
-    metrics: &JournalMetrics,
-    completion: &impl Fn(WriteNumber),
+    shared: &Shared,
+    completion: impl FnOnce(WriteNumber),
 ) -> Result<(), StorageError> {
+    let metrics = &shared.metrics;
     let started = Instant::now();
     let records = merged.writes.iter().map(|write| write.records.len() as u64).sum();
     journal.write(merged.writes, |number| {
@@ -205,7 +391,9 @@ fn carry_out(
         metrics.syncs.inc();
         metrics.records.inc_by(records);
         metrics.bytes.inc_by(merged.bytes as u64);
-        metrics.seconds.observe(started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        metrics.seconds.observe(took.as_secs_f64());
+        shared.slow.store(took > QUICK, Ordering::Relaxed);
         completion(number);
     })?;
     // After the write, which others wait for. Records at or below a stable checkpoint are of no more
@@ -213,5 +401,172 @@ fn carry_out(
     match merged.truncate {
         Some(through) => journal.truncate(through),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::SharedResources;
+    use conclave_consensus::engine::{Record, Slot};
+    use conclave_consensus::storage::{Durability, Storage, Table};
+    use conclave_crypto::digest::Digest;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    /// Nothing here takes so long unless it hangs.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn write(number: u64, bytes: usize) -> JournalWrite {
+        let slot = Slot::Sequenced(Sequence(number), 0);
+        let record = Record { slot, bytes: vec![7; bytes], lazy: false };
+        JournalWrite { number: WriteNumber(number), records: vec![record] }
+    }
+
+    fn create(path: &Path) -> Journal {
+        Journal::create(path, &Digest::ZERO, &SharedResources::default(), 0, &[])
+            .expect("a new directory")
+    }
+
+    /// A journal whose thread sleeps, what it reports, and what it aborts for.
+    fn sleeping(
+        journal: Journal,
+    ) -> (JournalThread, mpsc::Receiver<WriteNumber>, mpsc::Receiver<String>) {
+        let (reports, reported) = mpsc::channel();
+        let (aborts, aborted) = mpsc::channel();
+        let thread = JournalThread::spawn(
+            journal,
+            JournalMetrics::default(),
+            move |number| reports.send(number).expect("the test hears"),
+            move |error| aborts.send(error.reason.clone()).expect("the test hears"),
+        )
+        .expect("a thread");
+        while !thread.shared.queue().sleeping {
+            std::thread::yield_now();
+        }
+        (thread, reported, aborted)
+    }
+
+    #[test]
+    fn a_small_write_is_made_by_who_comes_to_rest_and_is_as_durable() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("journal");
+        let (thread, reported, _) = sleeping(create(&path));
+        let help = thread.help();
+        let mut heard = None;
+        assert!(!help.write(|number| heard = Some(number)), "nothing waits");
+        thread.write_silently(write(1, 100));
+        thread.write_silently(write(2, 100));
+        // However slow this disk is.
+        thread.shared.slow.store(false, Ordering::Relaxed);
+        assert!(help.write(|number| heard = Some(number)));
+        assert_eq!(heard, Some(WriteNumber(2)), "one sync for both");
+        assert_eq!(thread.shared.metrics.syncs.get(), 1);
+        assert!(reported.try_recv().is_err(), "who wrote has heard of it, and nobody else");
+        // A kill: nothing but the files is left.
+        let copy = directory.path().join("killed");
+        std::fs::create_dir(&copy).expect("a directory");
+        for file in std::fs::read_dir(&path).expect("it is there") {
+            let file = file.expect("an entry");
+            std::fs::copy(file.path(), copy.join(file.file_name())).expect("a copy");
+        }
+        let killed = Journal::open(&copy, &Digest::ZERO, &SharedResources::default(), 1);
+        assert_eq!(killed.and_then(|mut journal| journal.load()).expect("it is whole").len(), 2);
+    }
+
+    #[test]
+    fn what_is_large_or_a_truncation_or_on_a_slow_disk_is_left_to_the_thread() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (thread, reported, _) = sleeping(create(&directory.path().join("journal")));
+        let help = thread.help();
+        let left = |what: &str| {
+            let never = |_| panic!("{what} is the thread's");
+            assert!(!help.write(never), "{what}");
+            help.wake_for_more();
+        };
+        thread.write_silently(write(1, LITTLE.1 + 1));
+        thread.shared.slow.store(false, Ordering::Relaxed);
+        left("a large write");
+        assert_eq!(reported.recv_timeout(LONG), Ok(WriteNumber(1)));
+        while !thread.shared.queue().sleeping {
+            std::thread::yield_now();
+        }
+        thread.write_silently(write(2, 100));
+        thread.shared.slow.store(true, Ordering::Relaxed);
+        left("a write on a slow disk");
+        assert_eq!(reported.recv_timeout(LONG), Ok(WriteNumber(2)));
+        while !thread.shared.queue().sleeping {
+            std::thread::yield_now();
+        }
+        thread.shared.slow.store(false, Ordering::Relaxed);
+        thread.shared.push(Command::Truncate(Sequence(1)), false);
+        thread.write_silently(write(3, 100));
+        left("a truncation");
+        assert_eq!(reported.recv_timeout(LONG), Ok(WriteNumber(3)));
+        let mut journal = thread.stop().expect("no panic");
+        assert_eq!(journal.load().expect("it is whole").len(), 2);
+    }
+
+    /// A storage that fails, behind a log that does not.
+    struct Full;
+
+    fn full() -> StorageError {
+        StorageError { operation: "write", location: "nowhere".into(), reason: "full".into() }
+    }
+
+    impl Storage for Full {
+        fn snapshot(&self) -> Result<Arc<dyn conclave_consensus::storage::Snapshot>, StorageError> {
+            Err(full())
+        }
+        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+            Ok(None)
+        }
+        fn scan(
+            &self,
+            _: Table,
+            _: &[u8],
+            _: Option<&[u8]>,
+            _: usize,
+        ) -> Result<Vec<conclave_consensus::storage::Entry>, StorageError> {
+            Err(full())
+        }
+        fn last(
+            &self,
+            _: Table,
+            _: Option<&[u8]>,
+        ) -> Result<Option<conclave_consensus::storage::Entry>, StorageError> {
+            Err(full())
+        }
+        fn write(
+            &self,
+            _: conclave_consensus::storage::WriteBatch,
+            _: Durability,
+        ) -> Result<(), StorageError> {
+            Err(full())
+        }
+        fn sync(&self) -> Result<(), StorageError> {
+            Err(full())
+        }
+    }
+
+    #[test]
+    fn a_failure_of_who_helps_reaches_the_abort_hook_and_nobody_writes_after_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = create(&directory.path().join("journal"));
+        journal.storage = Arc::new(Full);
+        let (thread, _reported, aborted) = sleeping(journal);
+        let help = thread.help();
+        // So many records that they go on to the storage, which is full.
+        for number in 1..=8 {
+            let mut write = write(number, 1);
+            write.records = vec![write.records[0].clone(); 200];
+            thread.write_silently(write);
+        }
+        thread.shared.slow.store(false, Ordering::Relaxed);
+        assert!(!help.write(|_| {}), "it failed");
+        assert_eq!(aborted.recv_timeout(LONG), Ok("full".to_owned()));
+        thread.write_silently(write(9, 1));
+        assert!(!help.write(|number| panic!("{number:?} was written after a failure")));
+        assert!(thread.shared.queue().failed.is_some());
     }
 }

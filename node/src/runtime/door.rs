@@ -5,13 +5,22 @@
 //! step itself ([`Door::step_in`]); under load that thread is awake and takes many events at once.
 //! The order of effects does not depend on who carries them out: one lock covers a step with them.
 //! A small block that the step decided is executed by the same thread while the executor's sleeps.
+//! What the step wants durable waits until that thread has sent all it has to send: then it writes the
+//! journal itself, if that thread sleeps too ([`Door::rest`]).
 
 use super::event::Event;
 use super::executor_thread::{ExecutorThread, Task};
 use super::inbox::{Inbox, Source};
 use super::replica_thread::ReplicaThread;
+use crate::journal::JournalHelp;
 use conclave_consensus::engine::Engine;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+thread_local! {
+    /// This thread calls [`Door::rest`] before it sleeps.
+    static RESTS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What leads to the replica.
 pub(crate) struct Door<E: Engine> {
@@ -19,6 +28,8 @@ pub(crate) struct Door<E: Engine> {
     /// There while its thread runs.
     replica: Mutex<Option<ReplicaThread<E>>>,
     executor: Arc<Hatch<E::Message>>,
+    /// There once its thread runs.
+    journal: OnceLock<JournalHelp>,
 }
 
 /// Steps that one event may lead to before the rest is left to the threads.
@@ -30,7 +41,12 @@ impl<E: Engine + 'static> Door<E> {
         inbox: Arc<Inbox<Event<E::Message>>>,
         executor: Arc<Hatch<E::Message>>,
     ) -> Self {
-        Self { inbox, replica: Mutex::new(None), executor }
+        Self { inbox, replica: Mutex::new(None), executor, journal: OnceLock::new() }
+    }
+
+    /// Says who helps the journal's thread.
+    pub(crate) fn set_journal(&self, journal: JournalHelp) {
+        let _ = self.journal.set(journal);
     }
 
     /// The queue.
@@ -50,11 +66,46 @@ impl<E: Engine + 'static> Door<E> {
     /// share of the queue is full or the queue is closed.
     #[must_use]
     pub(crate) fn step_in(&self, source: Source, bytes: usize, event: Event<E::Message>) -> bool {
+        // Whoever brings the next event before it came to rest does not come to rest soon.
+        self.wake_journal();
         match self.inbox.push_silently(source, bytes, event) {
             Err(_) => return false,
             Ok(false) => return true,
             Ok(true) => {}
         }
+        self.steps();
+        if !RESTS.get() {
+            self.wake_journal();
+        }
+        true
+    }
+
+    /// What a thread does before it sleeps, when it has sent all it has to send: the small write
+    /// that a step left to it, and the step that this write makes possible.
+    pub(crate) fn rest(&self) {
+        RESTS.set(true);
+        let Some(journal) = self.journal.get() else { return };
+        let mut sleeps = false;
+        let written = journal.write(|number| {
+            let written = Event::Written(number);
+            sleeps = self.inbox.push_silently(Source::Internal, 0, written).unwrap_or(false);
+        });
+        if written && sleeps {
+            self.steps();
+        }
+        self.wake_journal();
+    }
+
+    /// Wakes the journal's thread for what was left to a thread that comes to rest.
+    pub(crate) fn wake_journal(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.wake_for_more();
+        }
+    }
+
+    /// Steps while the replica's thread sleeps. What comes meanwhile, or more than one step takes, is
+    /// for that thread.
+    fn steps(&self) {
         for _ in 0..STEPS_MAX {
             if let Ok(mut replica) = self.replica.try_lock()
                 && let Some(replica) = replica.as_mut()
@@ -66,9 +117,7 @@ impl<E: Engine + 'static> Door<E> {
                 break;
             }
         }
-        // What came meanwhile, or more than one step takes, is for the replica's thread.
         self.inbox.wake_for_more();
-        true
     }
 }
 

@@ -44,7 +44,8 @@ pub(crate) struct ReplicaThread<E: Engine> {
     pub started: Instant,
     /// A stop was asked for, clean or not.
     pub stop: Option<bool>,
-    /// A thread that brought an event does this step, and wakes the executor's afterwards.
+    /// A thread that brought an event does this step, and wakes the executor's and the journal's
+    /// afterwards.
     pub helped: bool,
     /// Empty between turns; kept for its memory.
     pub taken: Vec<Event<E::Message>>,
@@ -72,6 +73,8 @@ impl<E: Engine + 'static> ReplicaThread<E> {
                 next_tick = now + TICK;
             }
             this.turn(DRAIN_MAX, tick.then_some(now));
+            // Should who was to write it not have come to rest since.
+            door.wake_journal();
             if (this.stop.is_some() || !open)
                 && let Some(mut this) = replica.take()
             {
@@ -163,8 +166,10 @@ impl<E: Engine + 'static> ReplicaThread<E> {
 
     fn carry_out(&mut self, step: Step<E::Message>) {
         // The write goes first: nothing in `ready` depends on it, and the disk is the slower one.
-        if let Some(write) = step.write {
-            self.journal.write(write);
+        match step.write {
+            Some(write) if self.helped => self.journal.write_silently(write),
+            Some(write) => self.journal.write(write),
+            None => {}
         }
         self.effects(step.ready);
     }

@@ -59,7 +59,7 @@ impl Node {
         rejoin_marker: fn(Digest) -> Record,
     ) -> Result<(Journal, Records), NodeError> {
         let path = Kind::Journal.directory(&self.data);
-        let loaded = |journal: Journal| journal.load().map(|records| (journal, records));
+        let loaded = |mut journal: Journal| journal.load().map(|records| (journal, records));
         let reason = match rolled_back {
             Some(reason) => reason,
             None => match Journal::open(&path, &self.cluster, &self.resources, recorded)

@@ -193,7 +193,9 @@ pub(super) fn start_journal<E: Engine + 'static>(
         let _ = &watch;
         let _ = written.step_in(Source::Internal, 0, Event::Written(number));
     };
-    Ok(JournalThread::spawn(journal, metrics, completion, abort_process)?)
+    let journal = JournalThread::spawn(journal, metrics, completion, abort_process)?;
+    replica.set_journal(journal.help());
+    Ok(journal)
 }
 
 pub(super) fn share(

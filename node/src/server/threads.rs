@@ -102,7 +102,8 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let verify =
             Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics, patience.clone());
         let accusations = executor.reader().accusations()?;
-        let transport = TransportThread::start("transport")?;
+        let rests = door.clone();
+        let transport = TransportThread::start_with("transport", move || rests.rest())?;
         let transfer =
             start_transfer(node, &ledger, &executor, &queues, (failure, &verify.peer_patience()))?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;

@@ -44,9 +44,22 @@ impl TransportThread {
     /// # Errors
     /// [`TransportError::Thread`] when the system gives no thread or no event queue.
     pub fn start(name: &str) -> Result<Self, TransportError> {
+        Self::start_with(name, || {})
+    }
+
+    /// As [`Self::start`]; `rest` runs on the thread whenever it has nothing left to do, before it
+    /// sleeps. Frames that it queues leave before the thread sleeps.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        name: &str,
+        rest: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, TransportError> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(1)
+            .on_thread_park(rest)
             .build()
             .map_err(TransportError::Thread)?;
         let doorbell = Arc::new(Doorbell::default());

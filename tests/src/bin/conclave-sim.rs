@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// A quarter of a simulation's time would else go into memory that is given back at once.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Lie to a cluster, cut its power, split its network: every run is a function of its seed.
 #[derive(Parser)]
