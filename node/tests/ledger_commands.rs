@@ -129,6 +129,8 @@ impl Cluster {
             if let Some(job) = executed.checkpoint {
                 job.run(&*storage).unwrap().unwrap();
             }
+            // So that each block is a record of its own in RocksDB's log.
+            storage.sync().unwrap();
         }
         storage
     }

@@ -20,7 +20,9 @@ use crate::runtime::routes::Routes;
 use crate::runtime::verify::Verify;
 use crate::storage::RocksStorage;
 use crate::transfer::Transfer;
-use crate::transport::{ClientEndpointHandle, Patience, PeerMeshHandle, TransportThread};
+use crate::transport::{
+    ClientEndpointHandle, Patience, PeerMeshHandle, TransportError, TransportThread,
+};
 use conclave_consensus::engine::{Effect, Engine};
 use conclave_consensus::executor::Executor;
 use conclave_consensus::kv::KeyValueStore;
@@ -102,8 +104,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let verify =
             Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics, patience.clone());
         let accusations = executor.reader().accusations()?;
-        let rests = door.clone();
-        let transport = TransportThread::start_with("transport", move || rests.rest())?;
+        let transport = start_transport(&door)?;
         let transfer =
             start_transfer(node, &ledger, &executor, &queues, (failure, &verify.peer_patience()))?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
@@ -177,6 +178,14 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         (self.late)();
         Ok(())
     }
+}
+
+/// The thread that writes the journal before it sleeps, if the journal's own does.
+fn start_transport<E: Engine + 'static>(
+    door: &Arc<Door<E>>,
+) -> Result<TransportThread, TransportError> {
+    let door = door.clone();
+    TransportThread::start_with("transport", move || door.rest())
 }
 
 fn verifiers<E: Engine + 'static>(

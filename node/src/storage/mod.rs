@@ -2,8 +2,8 @@
 //!
 //! Both are directories of one RocksDB instance each and share a block cache and the memory of
 //! unflushed writes ([`SharedResources`]). They are two instances because a sync of one must not
-//! carry the other's bytes to the disk: a vote waits for the journal alone. The ledger's batches
-//! lie in RocksDB's own log and reach the disk at its syncs. The journal's do not: it has a log of
+//! carry the other's bytes to the disk: a vote waits for the journal alone. The ledger's batches,
+//! the small ones many at once (`behind`), lie in RocksDB's own log and reach the disk at its syncs. The journal's do not: it has a log of
 //! its own ([`crate::journal`]), and at this seam a durable write of it is a flush.
 //!
 //! | column family     | journal             | ledger                                      |
@@ -25,6 +25,7 @@
 //! `journal_number` is the number of the last journal write that was durable when a ledger batch was
 //! written. A journal that later knows fewer writes than its ledger has been cut or rolled back.
 
+mod behind;
 mod open;
 mod options;
 mod snapshot;
@@ -32,13 +33,14 @@ mod snapshot;
 pub use open::{OpenError, holder};
 pub use options::SharedResources;
 
+use behind::Behind;
 use conclave_consensus::storage::{
     Durability, Entry, Snapshot, Storage, StorageError, Table, Write, WriteBatch,
 };
 use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The format of both instances that this build writes and reads.
 pub const FORMAT: u32 = 1;
@@ -106,6 +108,8 @@ pub struct RocksStorage {
     kind: Kind,
     path: PathBuf,
     journal_number: Option<Arc<AtomicU64>>,
+    /// None in the journal, which has a log of its own and keeps them itself, and where nothing is written.
+    behind: Option<RwLock<Behind>>,
 }
 
 impl std::fmt::Debug for RocksStorage {
@@ -118,6 +122,11 @@ impl std::fmt::Debug for RocksStorage {
 }
 
 impl RocksStorage {
+    fn over(db: DB, kind: Kind, path: PathBuf, writable: bool) -> Self {
+        let behind = (writable && kind == Kind::Ledger).then(RwLock::default);
+        Self { db: Arc::new(db), kind, path, journal_number: None, behind }
+    }
+
     /// Which instance this is.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -142,6 +151,7 @@ impl RocksStorage {
     /// # Errors
     /// When the storage fails.
     pub fn recorded_journal_number(&self) -> Result<u64, StorageError> {
+        self.settle()?;
         let value = self.db.get(FACT_JOURNAL_NUMBER).map_err(|e| self.failed("read", &e))?;
         let Some(value) = value else { return Ok(0) };
         let bytes = <[u8; 8]>::try_from(value.as_slice()).map_err(|_| StorageError {
@@ -158,6 +168,7 @@ impl RocksStorage {
     /// # Errors
     /// When the storage fails.
     pub fn flush(&self) -> Result<(), StorageError> {
+        self.settle()?;
         let mut handles = vec![facts_handle(&self.db)?];
         for table in self.kind.tables() {
             handles.push(table_handle(&self.db, *table)?);
@@ -189,6 +200,65 @@ impl RocksStorage {
         Ok(usage)
     }
 
+    /// Gives RocksDB what waits. Readers wait meanwhile: no key is ever in neither place.
+    fn settle(&self) -> Result<(), StorageError> {
+        let Some(behind) = &self.behind else { return Ok(()) };
+        if behind.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return Ok(());
+        }
+        self.settle_locked(&mut behind.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn settle_locked(&self, behind: &mut Behind) -> Result<(), StorageError> {
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let mut native = rocksdb::WriteBatch::default();
+        for (table, key, value) in behind.iter() {
+            let handle = table_handle(&self.db, table)?;
+            match value {
+                Some(value) => native.put_cf(handle, key, value),
+                None => native.delete_cf(handle, key),
+            }
+        }
+        self.put(native, Durability::Buffered)?;
+        behind.clear();
+        Ok(())
+    }
+
+    fn put_batch(&self, batch: &WriteBatch, durability: Durability) -> Result<(), StorageError> {
+        let mut native = rocksdb::WriteBatch::default();
+        for write in &batch.writes {
+            match write {
+                Write::Put(table, key, value) => {
+                    native.put_cf(table_handle(&self.db, *table)?, key, value);
+                }
+                Write::Delete(table, key) => {
+                    native.delete_cf(table_handle(&self.db, *table)?, key);
+                }
+                // RocksDB refuses a range that ends before it starts; it holds no key.
+                Write::DeleteRange(_, from, to) if from >= to => {}
+                Write::DeleteRange(table, from, to) => {
+                    native.delete_range_cf(table_handle(&self.db, *table)?, from, to);
+                }
+            }
+        }
+        self.put(native, durability)
+    }
+
+    fn put(
+        &self,
+        mut native: rocksdb::WriteBatch,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        if let Some(number) = &self.journal_number {
+            native.put(FACT_JOURNAL_NUMBER, number.load(Ordering::Acquire).to_be_bytes());
+        }
+        let synced = durability == Durability::Synced;
+        let options = options::write(self.kind, synced);
+        self.db.write_opt(native, &options).map_err(|e| self.failed("write", &e))
+    }
+
     fn failed(&self, operation: &'static str, error: &rocksdb::Error) -> StorageError {
         StorageError {
             operation,
@@ -211,10 +281,17 @@ pub struct Usage {
 
 impl Storage for RocksStorage {
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StorageError> {
+        self.settle()?;
         Ok(Arc::new(snapshot::RocksSnapshot::new(Arc::clone(&self.db))))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        if let Some(behind) = &self.behind
+            && let Some(value) =
+                behind.read().unwrap_or_else(PoisonError::into_inner).get(table, key)
+        {
+            return Ok(value.clone());
+        }
         let handle = table_handle(&self.db, table)?;
         self.db.get_cf(handle, key).map_err(|e| self.failed("read", &e))
     }
@@ -226,12 +303,14 @@ impl Storage for RocksStorage {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
+        self.settle()?;
         let handle = table_handle(&self.db, table)?;
         let iterator = self.db.raw_iterator_cf_opt(handle, options::range(to));
         read_scan(iterator, table, from, to, limit)
     }
 
     fn last(&self, table: Table, below: Option<&[u8]>) -> Result<Option<Entry>, StorageError> {
+        self.settle()?;
         let handle = table_handle(&self.db, table)?;
         let mut iterator = self.db.raw_iterator_cf_opt(handle, options::range(None));
         match below {
@@ -249,36 +328,34 @@ impl Storage for RocksStorage {
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<(), StorageError> {
-        let mut native = rocksdb::WriteBatch::default();
-        for write in &batch.writes {
-            match write {
-                Write::Put(table, key, value) => {
-                    native.put_cf(table_handle(&self.db, *table)?, key, value);
-                }
-                Write::Delete(table, key) => {
-                    native.delete_cf(table_handle(&self.db, *table)?, key);
-                }
-                // RocksDB refuses a range that ends before it starts; it holds no key.
-                Write::DeleteRange(_, from, to) if from >= to => {}
-                Write::DeleteRange(table, from, to) => {
-                    native.delete_range_cf(table_handle(&self.db, *table)?, from, to);
-                }
-            }
+        if let Some(behind) = &self.behind
+            && Behind::takes(&batch, durability)
+        {
+            let mut behind = behind.write().unwrap_or_else(PoisonError::into_inner);
+            return if behind.add(batch) { self.settle_locked(&mut behind) } else { Ok(()) };
         }
-        if let Some(number) = &self.journal_number {
-            native.put(FACT_JOURNAL_NUMBER, number.load(Ordering::Acquire).to_be_bytes());
-        }
-        let synced = durability == Durability::Synced;
-        let options = options::write(self.kind, synced);
-        self.db.write_opt(native, &options).map_err(|e| self.failed("write", &e))?;
+        // In order: never a later write without an earlier one.
+        self.settle()?;
+        self.put_batch(&batch, durability)?;
         // Without a log of RocksDB's, a flush is what makes a write durable.
-        if synced && self.kind == Kind::Journal { self.flush() } else { Ok(()) }
+        let flush = durability == Durability::Synced && self.kind == Kind::Journal;
+        if flush { self.flush() } else { Ok(()) }
     }
 
     fn sync(&self) -> Result<(), StorageError> {
+        self.settle()?;
         match self.kind {
             Kind::Journal => self.flush(),
             Kind::Ledger => self.db.flush_wal(true).map_err(|e| self.failed("sync", &e)),
+        }
+    }
+}
+
+impl Drop for RocksStorage {
+    fn drop(&mut self) {
+        // A failure loses nothing: the journal holds it.
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "the last blocks did not reach the ledger; the next start brings them");
         }
     }
 }

@@ -8,7 +8,6 @@ use conclave_consensus::storage::StorageError;
 use conclave_crypto::digest::Digest;
 use rocksdb::{DB, ErrorKind, Options};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Why an instance cannot be opened. Each variant asks for another act of the operator.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -130,8 +129,7 @@ impl RocksStorage {
             facts.put(FACT_FORMAT, FORMAT.to_be_bytes());
             facts.put(FACT_CLUSTER, cluster.as_bytes());
             db.write_opt(facts, &options::write(kind, true)).map_err(|e| named.refused(&e))?;
-            let storage =
-                Self { db: Arc::new(db), kind, path: draft.clone(), journal_number: None };
+            let storage = Self::over(db, kind, draft.clone(), true);
             fill(&storage).and_then(|()| storage.flush()).map_err(|e| named.io(&e.reason))?;
         }
         rename_durably(&draft, path).map_err(|e| named.io(&e.to_string()))?;
@@ -163,7 +161,7 @@ impl RocksStorage {
                 expected: *cluster,
             });
         }
-        Ok(Self { db: Arc::new(db), kind, path: path.to_owned(), journal_number: None })
+        Ok(Self::over(db, kind, path.to_owned(), true))
     }
 
     /// Opens an instance that no node runs on, changes nothing in it, and says whose it is.
@@ -213,7 +211,7 @@ impl RocksStorage {
         let db = DB::open_cf_descriptors_read_only(&database, path, families, false)
             .map_err(|e| named.refused(&e))?;
         let cluster = named.check_facts(&db)?;
-        let storage = Self { db: Arc::new(db), kind, path: path.to_owned(), journal_number: None };
+        let storage = Self::over(db, kind, path.to_owned(), false);
         Ok((storage, cluster))
     }
 }
