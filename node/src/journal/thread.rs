@@ -184,6 +184,11 @@ impl JournalHelp {
         }
     }
 
+    /// Whether its thread sleeps although something waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.sleeps_on_something()
+    }
+
     /// Wakes the journal's thread if it sleeps although something waits.
     pub(crate) fn wake_for_more(&self) {
         let mut queue = self.0.queue();

@@ -15,6 +15,7 @@ use super::replica_thread::ReplicaThread;
 use crate::journal::JournalHelp;
 use conclave_consensus::engine::Engine;
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 thread_local! {
@@ -30,10 +31,16 @@ pub(crate) struct Door<E: Engine> {
     executor: Arc<Hatch<E::Message>>,
     /// There once its thread runs.
     journal: OnceLock<JournalHelp>,
+    /// Events that came while a write waited for a thread to come to rest.
+    since_rest: AtomicUsize,
 }
 
 /// Steps that one event may lead to before the rest is left to the threads.
 const STEPS_MAX: usize = 2;
+
+/// Events that may come while a write waits for a thread to come to rest: each takes some 50 µs, and
+/// what they want durable goes into the same write.
+const EVENTS_BEFORE_REST_MAX: usize = 16;
 
 impl<E: Engine + 'static> Door<E> {
     /// A door behind which nobody is yet; events wait in the queue.
@@ -41,7 +48,8 @@ impl<E: Engine + 'static> Door<E> {
         inbox: Arc<Inbox<Event<E::Message>>>,
         executor: Arc<Hatch<E::Message>>,
     ) -> Self {
-        Self { inbox, replica: Mutex::new(None), executor, journal: OnceLock::new() }
+        let (journal, since_rest) = (OnceLock::new(), AtomicUsize::new(0));
+        Self { inbox, replica: Mutex::new(None), executor, journal, since_rest }
     }
 
     /// Says who helps the journal's thread.
@@ -66,8 +74,7 @@ impl<E: Engine + 'static> Door<E> {
     /// share of the queue is full or the queue is closed.
     #[must_use]
     pub(crate) fn step_in(&self, source: Source, bytes: usize, event: Event<E::Message>) -> bool {
-        // Whoever brings the next event before it came to rest does not come to rest soon.
-        self.wake_journal();
+        self.mind_the_journal();
         match self.inbox.push_silently(source, bytes, event) {
             Err(_) => return false,
             Ok(false) => return true,
@@ -84,6 +91,7 @@ impl<E: Engine + 'static> Door<E> {
     /// that a step left to it, and the step that this write makes possible.
     pub(crate) fn rest(&self) {
         RESTS.set(true);
+        self.since_rest.store(0, Ordering::Relaxed);
         let Some(journal) = self.journal.get() else { return };
         let mut sleeps = false;
         let written = journal.write(|number| {
@@ -94,6 +102,16 @@ impl<E: Engine + 'static> Door<E> {
             self.steps();
         }
         self.wake_journal();
+    }
+
+    /// Who was left a write may not come to rest for long: others than the first few events do not
+    /// wait for it.
+    fn mind_the_journal(&self) {
+        let waits = self.journal.get().is_some_and(JournalHelp::is_wanted);
+        if waits && self.since_rest.fetch_add(1, Ordering::Relaxed) >= EVENTS_BEFORE_REST_MAX {
+            self.since_rest.store(0, Ordering::Relaxed);
+            self.wake_journal();
+        }
     }
 
     /// Wakes the journal's thread for what was left to a thread that comes to rest.
