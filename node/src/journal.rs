@@ -116,6 +116,8 @@ pub struct Journal {
     truncated: Sequence,
     /// Truncated by this process, so that the next range starts here.
     swept: Sequence,
+    /// A write failed: nothing is written any more.
+    failed: bool,
 }
 
 impl std::fmt::Debug for Journal {
@@ -190,8 +192,8 @@ impl Journal {
         let truncated = truncated_of(&*storage)?;
         let durable = Arc::new(AtomicU64::new(number));
         let (behind, behind_bytes) = (WriteBatch::default(), 0);
-        let swept = Sequence(0);
-        Ok(Self { storage, ahead: None, behind, behind_bytes, durable, number, truncated, swept })
+        let (ahead, swept, failed) = (None, Sequence(0), false);
+        Ok(Self { storage, ahead, behind, behind_bytes, durable, number, truncated, swept, failed })
     }
 
     fn with_log(storage: RocksStorage, path: &Path, recorded: u64) -> Result<Self, JournalError> {
@@ -244,6 +246,9 @@ impl Journal {
         report: impl FnOnce(WriteNumber),
     ) -> Result<(), StorageError> {
         let Some(last) = writes.last().map(|write| write.number) else { return Ok(()) };
+        // Until this one has succeeded.
+        let failed = std::mem::replace(&mut self.failed, true);
+        debug_assert!(!failed, "nobody writes after a failure");
         self.number += 1;
         let bytes = payload_bytes(&writes);
         if self.ahead.as_ref().is_some_and(|ahead| !ahead.log.has_room(bytes)) {
@@ -270,6 +275,7 @@ impl Journal {
             self.durable.store(self.number, Ordering::Release);
             report(last);
         }
+        self.failed = false;
         Ok(())
     }
 
@@ -320,6 +326,9 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        if self.failed {
+            return;
+        }
         // A failure loses nothing: the log holds it.
         if let Err(error) = self.settle() {
             tracing::warn!(%error, "the journal's last records did not reach its storage");

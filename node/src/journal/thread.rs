@@ -131,13 +131,18 @@ impl JournalThread {
     /// Waits for everything queued and gives the journal back.
     ///
     /// # Errors
-    /// When the thread panicked.
+    /// When the thread panicked, or a write failed on a thread that helped.
     pub fn stop(mut self) -> std::io::Result<Journal> {
         self.shared.close();
         let panicked = || std::io::Error::other("the journal thread panicked");
         let thread = self.thread.take().ok_or_else(panicked)?;
         thread.join().map_err(|_| panicked())?;
-        self.shared.journal().take().ok_or_else(panicked)
+        // Locked before the failure is looked for: who helps may be at it still.
+        let journal = self.shared.journal().take();
+        match &self.shared.queue().failed {
+            Some(error) => Err(std::io::Error::other(error.to_string())),
+            None => journal.ok_or_else(panicked),
+        }
     }
 
     /// Whether so many commands can be queued without waiting, by the only one who queues any.
@@ -294,10 +299,14 @@ impl Shared {
         }
     }
 
-    /// What waits, up to what one write merges. Called with the journal locked.
-    fn take(&self) -> Merged {
+    /// What waits, up to what one write merges. Called with the journal locked: nothing is taken after a
+    /// failure, whoever met it.
+    fn take(&self) -> Result<Merged, StorageError> {
         let mut merged = Merged::default();
         let mut queue = self.queue();
+        if let Some(error) = &queue.failed {
+            return Err(error.clone());
+        }
         while !merged.full()
             && let Some(command) = queue.commands.pop_front()
         {
@@ -305,7 +314,7 @@ impl Shared {
         }
         drop(queue);
         self.room.notify_all();
-        merged
+        Ok(merged)
     }
 
     /// What waits, if it is little and one sync makes it durable. Called with the journal locked.
@@ -330,25 +339,28 @@ impl Shared {
     }
 
     fn run(&self, completion: &impl Fn(WriteNumber), abort: impl FnOnce(&StorageError)) {
-        let failed = loop {
-            match self.wait() {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => break error,
-            }
+        // Whoever waits for room is not left waiting, whatever ends this thread.
+        let _closing = Closing(self);
+        if let Err(error) = self.serve(completion) {
+            self.close();
+            abort(&error);
+        }
+    }
+
+    /// Carries out what comes until the queue is closed and empty.
+    fn serve(&self, completion: &impl Fn(WriteNumber)) -> Result<(), StorageError> {
+        while self.wait()? {
             let mut place = self.journal();
-            let Some(journal) = place.as_mut() else { return };
+            let Some(journal) = place.as_mut() else { return Ok(()) };
             // Somebody who helped may have taken it all.
-            let merged = self.take();
+            let merged = self.take()?;
             if let Err(error) = carry_out(journal, merged, self, completion) {
                 // Seen by whoever locks the journal next.
                 self.queue().failed = Some(error.clone());
-                break error;
+                return Err(error);
             }
-        };
-        self.queue().closed = true;
-        self.room.notify_all();
-        abort(&failed);
+        }
+        Ok(())
     }
 }
 
@@ -357,6 +369,15 @@ impl Shared {
 pub fn abort_process(error: &StorageError) {
     tracing::error!(%error, "the journal failed; this replica stops");
     std::process::exit(EXIT_IO);
+}
+
+/// Closes the queue when its thread ends, in a panic too.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 #[derive(Default)]
@@ -572,6 +593,24 @@ mod tests {
         assert_eq!(aborted.recv_timeout(LONG), Ok("full".to_owned()));
         thread.write_silently(write(9, 1));
         assert!(!help.write(|number| panic!("{number:?} was written after a failure")));
-        assert!(thread.shared.queue().failed.is_some());
+        assert!(thread.stop().is_err(), "a stop does not pass over it");
+    }
+
+    #[test]
+    fn who_waited_for_a_write_that_failed_does_not_write_after_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (thread, reported, aborted) = sleeping(create(&directory.path().join("journal")));
+        // Who helps is at its write, and another comes.
+        let writing = thread.shared.journal();
+        thread.write_silently(write(1, 100));
+        thread.shared.ready.notify_one();
+        while thread.shared.queue().sleeping {
+            std::thread::yield_now();
+        }
+        thread.shared.queue().failed = Some(full());
+        drop(writing);
+        assert_eq!(aborted.recv_timeout(LONG), Ok("full".to_owned()));
+        assert!(thread.stop().is_err());
+        assert!(reported.recv().is_err(), "nothing is reported after a failure");
     }
 }

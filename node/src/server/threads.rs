@@ -104,7 +104,7 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
         let verify =
             Verify::new(engine.horizon(), door.clone(), VERIFY_QUOTA, metrics, patience.clone());
         let accusations = executor.reader().accusations()?;
-        let transport = start_transport(&door)?;
+        let transport = start_transport(&door, failure)?;
         let transfer =
             start_transfer(node, &ledger, &executor, &queues, (failure, &verify.peer_patience()))?;
         let mesh = start_mesh(node, &transport, ports.peers, &verify, &queues.replica, &transfer)?;
@@ -183,9 +183,10 @@ impl<M: Clone + Send + Sync + std::fmt::Debug + 'static> Threads<M> {
 /// The thread that writes the journal before it sleeps, if the journal's own does.
 fn start_transport<E: Engine + 'static>(
     door: &Arc<Door<E>>,
+    failure: &Arc<Failure>,
 ) -> Result<TransportThread, TransportError> {
     let door = door.clone();
-    TransportThread::start_with("transport", move || door.rest())
+    TransportThread::start_with("transport", failure.watch("transport"), move || door.rest())
 }
 
 fn verifiers<E: Engine + 'static>(

@@ -40,7 +40,7 @@ use conclave_consensus::storage::{
 use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// The format of both instances that this build writes and reads.
 pub const FORMAT: u32 = 1;
@@ -110,6 +110,8 @@ pub struct RocksStorage {
     journal_number: Option<Arc<AtomicU64>>,
     /// None in the journal, which has a log of its own and keeps them itself, and where nothing is written.
     behind: Option<RwLock<Behind>>,
+    /// The first write that failed: none is tried after it.
+    failed: OnceLock<StorageError>,
 }
 
 impl std::fmt::Debug for RocksStorage {
@@ -124,7 +126,8 @@ impl std::fmt::Debug for RocksStorage {
 impl RocksStorage {
     fn over(db: DB, kind: Kind, path: PathBuf, writable: bool) -> Self {
         let behind = (writable && kind == Kind::Ledger).then(RwLock::default);
-        Self { db: Arc::new(db), kind, path, journal_number: None, behind }
+        let (db, failed) = (Arc::new(db), OnceLock::new());
+        Self { db, kind, path, journal_number: None, behind, failed }
     }
 
     /// Which instance this is.
@@ -256,7 +259,13 @@ impl RocksStorage {
         }
         let synced = durability == Durability::Synced;
         let options = options::write(self.kind, synced);
-        self.db.write_opt(native, &options).map_err(|e| self.failed("write", &e))
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
+        }
+        self.db.write_opt(native, &options).map_err(|error| {
+            let error = self.failed("write", &error);
+            self.failed.get_or_init(|| error).clone()
+        })
     }
 
     fn failed(&self, operation: &'static str, error: &rocksdb::Error) -> StorageError {
@@ -353,8 +362,10 @@ impl Storage for RocksStorage {
 
 impl Drop for RocksStorage {
     fn drop(&mut self) {
-        // A failure loses nothing: the journal holds it.
-        if let Err(error) = self.settle() {
+        // A failure loses nothing: the journal holds it. One that was told before is not told again.
+        if self.failed.get().is_none()
+            && let Err(error) = self.settle()
+        {
             tracing::warn!(%error, "the last blocks did not reach the ledger; the next start brings them");
         }
     }

@@ -44,16 +44,18 @@ impl TransportThread {
     /// # Errors
     /// [`TransportError::Thread`] when the system gives no thread or no event queue.
     pub fn start(name: &str) -> Result<Self, TransportError> {
-        Self::start_with(name, || {})
+        Self::start_with(name, (), || {})
     }
 
     /// As [`Self::start`]; `rest` runs on the thread whenever it has nothing left to do, before it
-    /// sleeps. Frames that it queues leave before the thread sleeps.
+    /// sleeps. Frames that it queues leave before the thread sleeps. The thread keeps `kept` until it
+    /// ends, in a panic too.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(
         name: &str,
+        kept: impl Send + 'static,
         rest: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, TransportError> {
         let runtime = Builder::new_current_thread()
@@ -73,6 +75,7 @@ impl TransportThread {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                let _kept = kept;
                 runtime.block_on(on_thread.run());
                 // A name being resolved must not hold up the stop.
                 runtime.shutdown_background();
