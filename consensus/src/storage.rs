@@ -120,7 +120,8 @@ impl WriteBatch {
 /// How durable a write is when the call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// May be lost with the machine's power, in order: never a later write without an earlier one.
+    /// May be lost with the machine's power, and with the process, in order: never a later write
+    /// without an earlier one.
     Buffered,
     /// On the disk, with every write before it.
     Synced,

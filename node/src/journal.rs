@@ -247,8 +247,7 @@ impl Journal {
     ) -> Result<(), StorageError> {
         let Some(last) = writes.last().map(|write| write.number) else { return Ok(()) };
         // Until this one has succeeded.
-        let failed = std::mem::replace(&mut self.failed, true);
-        debug_assert!(!failed, "nobody writes after a failure");
+        self.failed = true;
         self.number += 1;
         let bytes = payload_bytes(&writes);
         if self.ahead.as_ref().is_some_and(|ahead| !ahead.log.has_room(bytes)) {

@@ -18,7 +18,7 @@ const _: () = assert!(
 );
 
 /// What one thread decodes another executes and a third drops; glibc's allocator takes a twelfth of a
-/// loaded node's time with that, and this one a quarter of it.
+/// loaded node's time with that.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -178,15 +178,12 @@ impl JournalHelp {
         let Ok(mut place) = shared.journal.try_lock() else { return false };
         let Some(journal) = place.as_mut() else { return false };
         let Some(merged) = shared.take_little(journal) else { return false };
-        match carry_out(journal, merged, shared, report) {
-            Ok(()) => true,
-            Err(error) => {
-                // The journal's thread tells it, and nobody writes any more.
-                shared.queue().failed = Some(error);
-                shared.ready.notify_one();
-                false
-            }
+        let written = carry_out(journal, merged, shared, report).is_ok();
+        if !written {
+            // The journal's thread tells why.
+            shared.ready.notify_one();
         }
+        written
     }
 
     /// Whether its thread sleeps although something waits.
@@ -353,12 +350,7 @@ impl Shared {
             let mut place = self.journal();
             let Some(journal) = place.as_mut() else { return Ok(()) };
             // Somebody who helped may have taken it all.
-            let merged = self.take()?;
-            if let Err(error) = carry_out(journal, merged, self, completion) {
-                // Seen by whoever locks the journal next.
-                self.queue().failed = Some(error.clone());
-                return Err(error);
-            }
+            carry_out(journal, self.take()?, self, completion)?;
         }
         Ok(())
     }
@@ -403,6 +395,7 @@ impl Merged {
     }
 }
 
+/// Writes and truncates. A failure is seen by whoever locks the journal next, and nobody writes any more.
 fn carry_out(
     journal: &mut Journal,
     merged: Merged,
@@ -412,7 +405,7 @@ fn carry_out(
     let metrics = &shared.metrics;
     let started = Instant::now();
     let records = merged.writes.iter().map(|write| write.records.len() as u64).sum();
-    journal.write(merged.writes, |number| {
+    let written = journal.write(merged.writes, |number| {
         // Counted first: whoever hears of the write finds it counted.
         metrics.syncs.inc();
         metrics.records.inc_by(records);
@@ -421,13 +414,14 @@ fn carry_out(
         metrics.seconds.observe(took.as_secs_f64());
         shared.slow.store(took > QUICK, Ordering::Relaxed);
         completion(number);
-    })?;
+    });
     // After the write, which others wait for. Records at or below a stable checkpoint are of no more
     // use, also those that were queued behind the truncation.
-    match merged.truncate {
-        Some(through) => journal.truncate(through),
-        None => Ok(()),
+    let done = written.and_then(|()| merged.truncate.map_or(Ok(()), |at| journal.truncate(at)));
+    if let Err(error) = &done {
+        shared.queue().failed = Some(error.clone());
     }
+    done
 }
 
 #[cfg(test)]
@@ -435,7 +429,7 @@ mod tests {
     use super::*;
     use crate::storage::SharedResources;
     use conclave_consensus::engine::{Record, Slot};
-    use conclave_consensus::storage::{Durability, Storage, Table};
+    use conclave_consensus::memory_storage::MemoryStorage;
     use conclave_crypto::digest::Digest;
     use std::path::Path;
     use std::sync::mpsc;
@@ -467,10 +461,14 @@ mod tests {
             move |error| aborts.send(error.reason.clone()).expect("the test hears"),
         )
         .expect("a thread");
+        until_asleep(&thread);
+        (thread, reported, aborted)
+    }
+
+    fn until_asleep(thread: &JournalThread) {
         while !thread.shared.queue().sleeping {
             std::thread::yield_now();
         }
-        (thread, reported, aborted)
     }
 
     #[test]
@@ -514,16 +512,12 @@ mod tests {
         thread.shared.slow.store(false, Ordering::Relaxed);
         left("a large write");
         assert_eq!(reported.recv_timeout(LONG), Ok(WriteNumber(1)));
-        while !thread.shared.queue().sleeping {
-            std::thread::yield_now();
-        }
+        until_asleep(&thread);
         thread.write_silently(write(2, 100));
         thread.shared.slow.store(true, Ordering::Relaxed);
         left("a write on a slow disk");
         assert_eq!(reported.recv_timeout(LONG), Ok(WriteNumber(2)));
-        while !thread.shared.queue().sleeping {
-            std::thread::yield_now();
-        }
+        until_asleep(&thread);
         thread.shared.slow.store(false, Ordering::Relaxed);
         thread.shared.push(Command::Truncate(Sequence(1)), false);
         thread.write_silently(write(3, 100));
@@ -533,56 +527,16 @@ mod tests {
         assert_eq!(journal.load().expect("it is whole").len(), 2);
     }
 
-    /// A storage that fails, behind a log that does not.
-    struct Full;
-
-    fn full() -> StorageError {
-        StorageError { operation: "write", location: "nowhere".into(), reason: "full".into() }
-    }
-
-    impl Storage for Full {
-        fn snapshot(&self) -> Result<Arc<dyn conclave_consensus::storage::Snapshot>, StorageError> {
-            Err(full())
-        }
-        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-            Ok(None)
-        }
-        fn scan(
-            &self,
-            _: Table,
-            _: &[u8],
-            _: Option<&[u8]>,
-            _: usize,
-        ) -> Result<Vec<conclave_consensus::storage::Entry>, StorageError> {
-            Err(full())
-        }
-        fn last(
-            &self,
-            _: Table,
-            _: Option<&[u8]>,
-        ) -> Result<Option<conclave_consensus::storage::Entry>, StorageError> {
-            Err(full())
-        }
-        fn write(
-            &self,
-            _: conclave_consensus::storage::WriteBatch,
-            _: Durability,
-        ) -> Result<(), StorageError> {
-            Err(full())
-        }
-        fn sync(&self) -> Result<(), StorageError> {
-            Err(full())
-        }
-    }
-
     #[test]
     fn a_failure_of_who_helps_reaches_the_abort_hook_and_nobody_writes_after_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut journal = create(&directory.path().join("journal"));
-        journal.storage = Arc::new(Full);
+        let storage = MemoryStorage::new();
+        storage.fail_at(0);
+        journal.storage = Arc::new(storage);
         let (thread, _reported, aborted) = sleeping(journal);
         let help = thread.help();
-        // So many records that they go on to the storage, which is full.
+        // So many records that they go on from the log to the storage, which fails.
         for number in 1..=8 {
             let mut write = write(number, 1);
             write.records = vec![write.records[0].clone(); 200];
@@ -590,7 +544,10 @@ mod tests {
         }
         thread.shared.slow.store(false, Ordering::Relaxed);
         assert!(!help.write(|_| {}), "it failed");
-        assert_eq!(aborted.recv_timeout(LONG), Ok("full".to_owned()));
+        assert_eq!(
+            aborted.recv_timeout(LONG),
+            Ok("the test ends this process before write 0".to_owned())
+        );
         thread.write_silently(write(9, 1));
         assert!(!help.write(|number| panic!("{number:?} was written after a failure")));
         assert!(thread.stop().is_err(), "a stop does not pass over it");
@@ -607,7 +564,9 @@ mod tests {
         while thread.shared.queue().sleeping {
             std::thread::yield_now();
         }
-        thread.shared.queue().failed = Some(full());
+        let full =
+            StorageError { operation: "write", location: "a disk".into(), reason: "full".into() };
+        thread.shared.queue().failed = Some(full);
         drop(writing);
         assert_eq!(aborted.recv_timeout(LONG), Ok("full".to_owned()));
         assert!(thread.stop().is_err());

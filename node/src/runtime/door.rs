@@ -52,7 +52,7 @@ impl<E: Engine + 'static> Door<E> {
         Self { inbox, replica: Mutex::new(None), executor, journal, since_rest }
     }
 
-    /// Says who helps the journal's thread.
+    /// The journal's thread runs; this is how to help it.
     pub(crate) fn set_journal(&self, journal: JournalHelp) {
         let _ = self.journal.set(journal);
     }

@@ -3,8 +3,9 @@
 //! Both are directories of one RocksDB instance each and share a block cache and the memory of
 //! unflushed writes ([`SharedResources`]). They are two instances because a sync of one must not
 //! carry the other's bytes to the disk: a vote waits for the journal alone. The ledger's batches,
-//! the small ones many at once (`behind`), lie in RocksDB's own log and reach the disk at its syncs. The journal's do not: it has a log of
-//! its own ([`crate::journal`]), and at this seam a durable write of it is a flush.
+//! the small ones many at once (`behind`), lie in RocksDB's own log and reach the disk at its syncs.
+//! The journal's do not: it has a log of its own ([`crate::journal`]), and at this seam a durable
+//! write of it is a flush.
 //!
 //! | column family     | journal             | ledger                                      |
 //! |-------------------|---------------------|---------------------------------------------|
@@ -111,7 +112,7 @@ pub struct RocksStorage {
     /// None in the journal, which has a log of its own and keeps them itself, and where nothing is written.
     behind: Option<RwLock<Behind>>,
     /// The first write that failed: none is tried after it.
-    failed: OnceLock<StorageError>,
+    broken: OnceLock<StorageError>,
 }
 
 impl std::fmt::Debug for RocksStorage {
@@ -126,8 +127,8 @@ impl std::fmt::Debug for RocksStorage {
 impl RocksStorage {
     fn over(db: DB, kind: Kind, path: PathBuf, writable: bool) -> Self {
         let behind = (writable && kind == Kind::Ledger).then(RwLock::default);
-        let (db, failed) = (Arc::new(db), OnceLock::new());
-        Self { db, kind, path, journal_number: None, behind, failed }
+        let (db, broken) = (Arc::new(db), OnceLock::new());
+        Self { db, kind, path, journal_number: None, behind, broken }
     }
 
     /// Which instance this is.
@@ -218,11 +219,7 @@ impl RocksStorage {
         }
         let mut native = rocksdb::WriteBatch::default();
         for (table, key, value) in behind.iter() {
-            let handle = table_handle(&self.db, table)?;
-            match value {
-                Some(value) => native.put_cf(handle, key, value),
-                None => native.delete_cf(handle, key),
-            }
+            change(&self.db, &mut native, table, key, value)?;
         }
         self.put(native, Durability::Buffered)?;
         behind.clear();
@@ -234,11 +231,9 @@ impl RocksStorage {
         for write in &batch.writes {
             match write {
                 Write::Put(table, key, value) => {
-                    native.put_cf(table_handle(&self.db, *table)?, key, value);
+                    change(&self.db, &mut native, *table, key, Some(value))?;
                 }
-                Write::Delete(table, key) => {
-                    native.delete_cf(table_handle(&self.db, *table)?, key);
-                }
+                Write::Delete(table, key) => change(&self.db, &mut native, *table, key, None)?,
                 // RocksDB refuses a range that ends before it starts; it holds no key.
                 Write::DeleteRange(_, from, to) if from >= to => {}
                 Write::DeleteRange(table, from, to) => {
@@ -254,17 +249,17 @@ impl RocksStorage {
         mut native: rocksdb::WriteBatch,
         durability: Durability,
     ) -> Result<(), StorageError> {
+        if let Some(error) = self.broken.get() {
+            return Err(error.clone());
+        }
         if let Some(number) = &self.journal_number {
             native.put(FACT_JOURNAL_NUMBER, number.load(Ordering::Acquire).to_be_bytes());
         }
         let synced = durability == Durability::Synced;
         let options = options::write(self.kind, synced);
-        if let Some(error) = self.failed.get() {
-            return Err(error.clone());
-        }
         self.db.write_opt(native, &options).map_err(|error| {
             let error = self.failed("write", &error);
-            self.failed.get_or_init(|| error).clone()
+            self.broken.get_or_init(|| error).clone()
         })
     }
 
@@ -363,12 +358,28 @@ impl Storage for RocksStorage {
 impl Drop for RocksStorage {
     fn drop(&mut self) {
         // A failure loses nothing: the journal holds it. One that was told before is not told again.
-        if self.failed.get().is_none()
+        if self.broken.get().is_none()
             && let Err(error) = self.settle()
         {
             tracing::warn!(%error, "the last blocks did not reach the ledger; the next start brings them");
         }
     }
+}
+
+/// Adds to a batch what a key is to be; none removes it.
+fn change(
+    db: &DB,
+    batch: &mut rocksdb::WriteBatch,
+    table: Table,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<(), StorageError> {
+    let handle = table_handle(db, table)?;
+    match value {
+        Some(value) => batch.put_cf(handle, key, value),
+        None => batch.delete_cf(handle, key),
+    }
+    Ok(())
 }
 
 fn facts_handle(db: &DB) -> Result<&ColumnFamily, StorageError> {
@@ -410,4 +421,35 @@ fn read_scan(
         reason: error.to_string(),
     })?;
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_tried_after_a_write_that_failed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger");
+        let (cluster, resources) = (conclave_crypto::Digest::ZERO, SharedResources::default());
+        let storage = RocksStorage::create(Kind::Ledger, &path, &cluster, &resources)
+            .expect("a new directory");
+        let put = |value: &[u8]| {
+            let mut batch = WriteBatch::default();
+            batch.put(Table::Store, b"k", value);
+            batch
+        };
+        storage.write(put(b"waits"), Durability::Buffered).expect("it only waits");
+        let full =
+            StorageError { operation: "write", location: "a disk".into(), reason: "full".into() };
+        storage.broken.set(full).expect("it was whole");
+        let reason = |result: Result<(), StorageError>| result.map_err(|error| error.reason);
+        assert_eq!(reason(storage.sync()), Err("full".to_owned()));
+        assert_eq!(reason(storage.write(put(b"s"), Durability::Synced)), Err("full".to_owned()));
+        assert_eq!(reason(storage.snapshot().map(drop)), Err("full".to_owned()));
+        drop(storage);
+        let again =
+            RocksStorage::open(Kind::Ledger, &path, &cluster, &resources).expect("it is there");
+        assert_eq!(again.get(Table::Store, b"k").expect("it reads"), None);
+    }
 }
