@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// From a client to a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientFrame {
-    /// Order this request and answer on this connection.
+    /// Order this request. Once it is sent again, the answers of its session come to this connection too.
     Submit {
         /// What to order.
         request: SignedRequest,
@@ -34,6 +34,11 @@ pub enum ClientFrame {
     EpochEnds {
         /// First epoch asked for.
         from: u64,
+    },
+    /// Answers of this session do not come here any more, until the next Attach or resent request.
+    Detach {
+        /// Which session.
+        session: SessionId,
     },
 }
 

@@ -109,7 +109,10 @@ pub(crate) struct Driver {
     deadlines: BTreeSet<(Instant, Ticket)>,
     questions: BTreeMap<u64, Question>,
     next_token: u64,
+    /// Whether something was queued since the last flush.
     dirty: bool,
+    /// When copies of requests leave at the latest.
+    copies_due: Option<Instant>,
 }
 
 impl Driver {
@@ -137,6 +140,7 @@ impl Driver {
             questions: BTreeMap::new(),
             next_token: 0,
             dirty: false,
+            copies_due: None,
             genesis_members: membership,
         };
         driver.connect_to(&driver.genesis_members.members.clone())?;
@@ -178,7 +182,7 @@ impl Driver {
             }
             self.submit_waiting();
             if std::mem::take(&mut self.dirty) {
-                self.replicas.values().for_each(|replica| replica.link.flush());
+                self.flush();
                 // The writers run before the next signatures.
                 tokio::task::yield_now().await;
             }
@@ -205,7 +209,10 @@ impl Driver {
         let waiting = self.waiting.iter().map(|transact| transact.deadline).min();
         let question = self.questions.values().map(|question| question.deadline).min();
         let nap = Instant::now() + NAP;
-        [session, caller, waiting, question].into_iter().flatten().fold(nap, Instant::min)
+        [session, caller, waiting, question, self.copies_due]
+            .into_iter()
+            .flatten()
+            .fold(nap, Instant::min)
     }
 
     fn on_command(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
@@ -420,6 +427,7 @@ impl Driver {
     }
 
     fn on_time(&mut self) {
+        self.dirty |= self.copies_due.is_some();
         let now_ms = self.now_ms();
         if let Some(session) = &mut self.session {
             let events = session.on_tick(now_ms);

@@ -1,7 +1,7 @@
 //! The driver's replicas: their connections, what they say of themselves, and what is wrong when no
 //! answer comes.
 
-use conclave_consensus::client_session::Destination;
+use conclave_consensus::client_session::{COPIES_MS, Destination};
 use conclave_consensus::client_wire::{ClientFrame, NodeStatus};
 use conclave_consensus::membership::Member;
 use conclave_consensus::types::ReplicaId;
@@ -11,7 +11,7 @@ use conclave_crypto::tls::client_config;
 use conclave_crypto::transport_limits::TransportLimits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Driver;
@@ -23,6 +23,8 @@ use crate::error::ClientError;
 pub(super) struct Replica {
     pub(super) member: Member,
     pub(super) link: Link,
+    /// Whether something is queued that leaves at once.
+    pub(super) urgent: bool,
     pub(super) connected: bool,
     pub(super) heard: Option<Instant>,
     pub(super) down: Option<Down>,
@@ -100,14 +102,29 @@ impl Driver {
     pub(super) fn send(&mut self, to: Destination, frame: &ClientFrame) {
         let bytes = wire::encode(frame);
         self.dirty = true;
-        match to {
-            Destination::One(id) => {
-                if let Some(replica) = self.replicas.get(&id) {
-                    replica.link.queue(&bytes);
-                }
+        for (id, replica) in &mut self.replicas {
+            let (wanted, urgent) = match to {
+                Destination::One(one) => (*id == one, true),
+                Destination::All => (true, true),
+                Destination::Copied(first) => (true, *id == first),
+            };
+            if wanted {
+                replica.link.queue(&bytes);
+                replica.urgent |= urgent;
             }
-            Destination::All => {
-                self.replicas.values().for_each(|replica| replica.link.queue(&bytes));
+        }
+        if matches!(to, Destination::Copied(_)) {
+            let due = Instant::now() + Duration::from_millis(COPIES_MS);
+            self.copies_due.get_or_insert(due);
+        }
+    }
+
+    /// Lets what is urgent leave, and everything when copies have waited long enough.
+    pub(super) fn flush(&mut self) {
+        let copies = self.copies_due.take_if(|due| *due <= Instant::now()).is_some();
+        for replica in self.replicas.values_mut() {
+            if std::mem::take(&mut replica.urgent) || copies {
+                replica.link.flush();
             }
         }
     }
@@ -151,6 +168,13 @@ impl Driver {
             config,
         };
         let link = Link::start(target, Arc::clone(&self.sockets), self.inbound_sender.clone());
-        Ok(Replica { member: member.clone(), link, connected: false, heard: None, down: None })
+        Ok(Replica {
+            member: member.clone(),
+            link,
+            urgent: false,
+            connected: false,
+            heard: None,
+            down: None,
+        })
     }
 }

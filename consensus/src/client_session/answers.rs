@@ -39,13 +39,14 @@ impl ClientSession {
         let hash = header.hash();
         let block = match self.tally.vouch(hash, &header, from, attestation, &members) {
             Ok(Some(block)) => block,
-            Ok(None) => return,
+            Ok(None) => return self.listening.helped(from),
             Err(_) if header.epoch > self.chain.newest() => {
                 self.ends_wanted = true;
                 return;
             }
             Err(_) => return self.misbehaved(from, Misbehaviour::Attestation),
         };
+        self.listening.helped(from);
         for entry in results {
             if let Some(number) = self.by_digest.get(&entry.request).copied()
                 && let Err(what) = self.on_result(number, entry, &block, now_ms)
@@ -110,6 +111,7 @@ impl ClientSession {
             self.outstanding -= 1;
             self.outstanding_bytes -= pending.request.wire_bytes();
             self.advance();
+            self.listen_to_fewer(now_ms);
             if let (Outcome::Refused(Refusal::NotOpen(id)), Phase::Open(open)) =
                 (&outcome, &self.phase)
                 && id == open
@@ -195,6 +197,7 @@ impl ClientSession {
         for end in ends {
             match self.chain.extend(EpochLink::from(end)) {
                 Ok(true) => {
+                    self.listen_to_all();
                     let members = self.chain.members().clone();
                     self.out.push(Event::Members { epoch: self.chain.newest(), members });
                 }

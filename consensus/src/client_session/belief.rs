@@ -18,7 +18,13 @@ pub enum Destination {
     One(ReplicaId),
     /// Every replica with a connection.
     All,
+    /// This one at once, and every other within [`COPIES_MS`]: what tells the others how slow the primary is need not
+    /// take a packet of its own.
+    Copied(ReplicaId),
 }
+
+/// How long a copy may wait for company, milliseconds. A primary is slow from 50 ms on.
+pub const COPIES_MS: u64 = 10;
 
 /// Every so many requests one goes to all, so that backups can tell how slow a primary is.
 const ALL_EVERY: u64 = 16;
@@ -71,7 +77,10 @@ impl Belief {
         self.sent = self.sent.wrapping_add(1);
         if self.sent.is_multiple_of(ALL_EVERY) {
             mark!("every sixteenth request goes to all replicas");
-            return Destination::All;
+            return match self.destination(now_ms) {
+                Destination::One(primary) => Destination::Copied(primary),
+                other @ (Destination::All | Destination::Copied(_)) => other,
+            };
         }
         self.destination(now_ms)
     }

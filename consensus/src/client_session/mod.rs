@@ -19,12 +19,13 @@
 mod answers;
 mod belief;
 mod event;
+mod listening;
 mod sending;
 mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use belief::Destination;
+pub use belief::{COPIES_MS, Destination};
 pub use event::{
     ClientConfig, Completion, Event, Misbehaviour, Proof, Reservation, SessionState, SubmitError,
     Ticket,
@@ -37,6 +38,7 @@ use crate::message::{REQUEST_WINDOW, ResultEntry, SignedRequest};
 use crate::types::{Epoch, ReplicaId, RequestNumber, SessionId};
 use belief::Belief;
 use conclave_crypto::digest::Digest;
+use listening::Listening;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tally::Tally;
@@ -85,6 +87,7 @@ pub struct ClientSession {
     config: ClientConfig,
     chain: EpochChain,
     belief: Belief,
+    listening: Listening,
     tally: Tally,
     state: SessionState,
     nonce: [u8; 16],
@@ -118,6 +121,7 @@ impl ClientSession {
         let chain = EpochChain::of_members(config.cluster, &config.membership)?;
         let mut session = Self {
             belief: Belief::new(config.view_change_timeout_ms.max(2)),
+            listening: Listening::default(),
             config,
             chain,
             tally: Tally::default(),
@@ -269,6 +273,7 @@ impl ClientSession {
     #[must_use]
     pub fn on_connected(&mut self, replica: ReplicaId) -> Vec<Event> {
         let to = Destination::One(replica);
+        self.listen_to(replica);
         let session = self.session().unwrap_or(SessionId(0));
         self.send(to, ClientFrame::Attach { session });
         self.send(to, ClientFrame::Status { token: self.belief.token() });
@@ -296,6 +301,7 @@ impl ClientSession {
     #[must_use]
     pub fn on_disconnected(&mut self, replica: ReplicaId, now_ms: u64) -> Vec<Event> {
         self.belief.disappointed(replica, now_ms);
+        self.lost(replica);
         self.drain()
     }
 

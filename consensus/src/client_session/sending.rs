@@ -28,6 +28,9 @@ impl ClientSession {
         now_ms: u64,
     ) -> Pending {
         self.by_digest.insert(request.digest(), number);
+        if let Destination::One(replica) | Destination::Copied(replica) = to {
+            self.listen_to(replica);
+        }
         self.send(to, ClientFrame::Submit { request: request.clone(), resent: false });
         let due_ms = now_ms.saturating_add(self.interval_ms(0));
         self.timers.insert((due_ms, number));
@@ -84,6 +87,10 @@ impl ClientSession {
             }
         }
         self.set_timer(number, due_ms);
+        match alone(to) {
+            Some(replica) => self.listen_to(replica),
+            None => self.listen_to_all(),
+        }
         self.send(to, ClientFrame::Submit { request, resent: true });
         if let Some(replica) = disappointed {
             self.belief.disappointed(replica, now_ms);
@@ -109,6 +116,6 @@ impl ClientSession {
 fn alone(to: Destination) -> Option<ReplicaId> {
     match to {
         Destination::One(replica) => Some(replica),
-        Destination::All => None,
+        Destination::All | Destination::Copied(_) => None,
     }
 }

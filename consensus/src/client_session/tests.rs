@@ -2,6 +2,8 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests pick one kind of event out of many")]
 
+mod listening;
+
 use super::*;
 use crate::client_wire::{NodeStatus, Refusal};
 use crate::engine::EngineStatus;
@@ -354,7 +356,7 @@ fn every_sixteenth_request_goes_to_all() {
     let mut to_all = Vec::new();
     for i in 1..=64 {
         let (_, events) = session.submit(vec![i], 1).unwrap();
-        if destinations(&events)[0].0 == Destination::All {
+        if destinations(&events)[0].0 == Destination::Copied(ReplicaId(0)) {
             to_all.push(i);
         }
     }

@@ -33,21 +33,22 @@ use crate::ledger::{
 };
 use crate::membership::{Limits, Membership};
 use crate::message::{
-    Attestation, BlockHeader, BlockReplies, CheckpointCertificate, EpochEnd, LedgerTip,
-    RequestBody, RequestKey, SignedRequest,
+    BlockHeader, BlockReplies, CheckpointCertificate, EpochEnd, LedgerTip, RequestBody, RequestKey,
+    SignedRequest,
 };
 use crate::registry::Registry;
 use crate::sessions::{Admission, Place, SessionTable};
 use crate::state_machine::{Context, StateMachine};
 use crate::state_trie::{self, DirtyLeaf};
 use crate::storage::{Durability, Snapshot, Storage, StorageError, Table, WriteBatch};
-use crate::types::{Sequence, Timestamp};
+use crate::types::{ReplicaId, Sequence, Timestamp};
 use crate::view::{BlockView, Overlay};
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::merkle::MerkleTree;
-use conclave_crypto::signature::Signed;
+use conclave_crypto::signature::Signature;
 use conclave_crypto::{mark, mistake};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 pub use crate::ledger::{CheckpointJob, LedgerReader};
@@ -72,8 +73,6 @@ pub struct Executed {
     pub header: BlockHeader,
     /// Its header's hash.
     pub hash: Digest,
-    /// This replica's word for it.
-    pub attestation: Signed<Attestation>,
     /// What names each request, in block order; `results` has their answers at the same positions.
     pub keys: Vec<RequestKey>,
     /// The answers, in block order.
@@ -82,26 +81,8 @@ pub struct Executed {
     pub tree: MerkleTree,
     /// To be run off this thread, in order, when the block is a checkpoint.
     pub checkpoint: Option<CheckpointJob>,
-}
-
-impl Executed {
-    /// The answers at these positions, in as many frames as their size asks for.
-    ///
-    /// # Panics
-    /// If there is no such position.
-    #[must_use]
-    pub fn replies(&self, positions: &[usize]) -> Vec<BlockReplies> {
-        let attestation = (self.attestation.value.replica, self.attestation.signature);
-        ledger::replies(&self.header, attestation, &self.results, &self.tree, positions)
-    }
-
-    /// The answers to the requests that a connection waits for.
-    #[must_use]
-    pub fn replies_for(&self, wanted: impl Fn(&RequestKey) -> bool) -> Vec<BlockReplies> {
-        let positions: Vec<usize> =
-            (0..self.keys.len()).filter(|position| wanted(&self.keys[*position])).collect();
-        self.replies(&positions)
-    }
+    /// This replica's word for it, once somebody was answered.
+    pub attestation: OnceCell<(ReplicaId, Signature)>,
 }
 
 /// The owner of a ledger. One per storage.
@@ -273,8 +254,7 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             membership: self.registry.membership_digest(),
             next_epoch: self.registry.membership().epoch,
         };
-        let attestation = self.reader.attest(&header);
-        let hash = attestation.value.header;
+        let hash = header.hash();
         let next = changed.then(|| NextEpoch {
             header: header.clone(),
             membership: Membership::clone(self.registry.membership()),
@@ -293,7 +273,23 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
             Some(pending) => Some(self.job(pending, Some(storage.snapshot()?))),
             None => None,
         };
-        Ok(Executed { header, hash, attestation, keys, results, tree, checkpoint })
+        let attestation = OnceCell::new();
+        Ok(Executed { header, hash, keys, results, tree, checkpoint, attestation })
+    }
+
+    /// The answers of a block at these positions, attested, in as many frames as their size asks for. A block that nobody
+    /// asks about, as while this replica catches up, costs no signature.
+    ///
+    /// # Panics
+    /// If there is no such position.
+    #[must_use]
+    pub fn replies(&self, executed: &Executed, positions: &[usize]) -> Vec<BlockReplies> {
+        if positions.is_empty() {
+            return Vec::new();
+        }
+        let Executed { header, hash, results, tree, attestation, .. } = executed;
+        let attestation = attestation.get_or_init(|| self.reader.attest(header, *hash));
+        ledger::replies(header, *attestation, results, tree, positions)
     }
 
     fn request(

@@ -17,7 +17,7 @@ use crate::types::{Epoch, ReplicaId, Sequence};
 use crate::wire;
 use conclave_crypto::digest::Digest;
 use conclave_crypto::keys::SecretKey;
-use conclave_crypto::signature::Signed;
+use conclave_crypto::signature::{Signature, Signed};
 use std::sync::Arc;
 
 /// A handle to read a ledger and to vouch for what it holds. Cheap to clone.
@@ -87,17 +87,13 @@ impl<S: Storage> LedgerReader<S> {
         super::epoch_ends(&*self.storage, Epoch(from), limit)
     }
 
-    /// This replica's word that it executed the block of this header. Deterministic, so that two
+    /// This replica's word that it executed the block of this header, which has this hash. Deterministic, so that two
     /// words about one block are one.
     #[must_use]
-    pub fn attest(&self, header: &BlockHeader) -> Signed<Attestation> {
-        let value = Attestation {
-            epoch: header.epoch,
-            height: header.height,
-            header: header.hash(),
-            replica: self.replica,
-        };
-        Signed::sign(value, &self.key, &self.cluster)
+    pub(crate) fn attest(&self, header: &BlockHeader, hash: Digest) -> (ReplicaId, Signature) {
+        let BlockHeader { epoch, height, .. } = *header;
+        let value = Attestation { epoch, height, header: hash, replica: self.replica };
+        (self.replica, Signed::sign(value, &self.key, &self.cluster).signature)
     }
 
     /// Decided batches above `after` for a replica that is behind: in order, without gaps, at most
@@ -150,7 +146,7 @@ impl<S: Storage> LedgerReader<S> {
             return Ok(None);
         }
         let tree = results_tree(&results);
-        let attestation = (self.replica, self.attest(&header).signature);
+        let attestation = self.attest(&header, header.hash());
         Ok(replies(&header, attestation, &results, &tree, &[position]).pop())
     }
 

@@ -316,7 +316,7 @@ impl<M: Send + 'static> ExecutorThread<M> {
             return;
         }
         for (connection, positions) in self.routes.wanted(executed.keys.iter()) {
-            for replies in executed.replies(&positions) {
+            for replies in self.executor.replies(executed, &positions) {
                 self.reply(connection, replies);
             }
         }

@@ -68,6 +68,10 @@ impl Gateway {
                 self.trouble(&client, Trouble::Attached);
                 self.routes.attach(connection, session);
             }
+            ClientFrame::Detach { session } => {
+                self.trouble(&client, Trouble::Attached);
+                self.routes.detach(connection, session);
+            }
             ClientFrame::Status { token } => {
                 self.trouble(&client, Trouble::Asked);
                 self.desk.status(connection, token);
@@ -100,8 +104,8 @@ impl Gateway {
                 "the request is larger than the genesis allows (request_bytes_max)",
             ));
         }
-        self.routes.attach(connection, request.key().session);
         if resent {
+            self.routes.attach(connection, request.key().session);
             self.trouble(&client, Trouble::Resent);
         } else if !self.shared.recent.insert(digest) {
             self.trouble(&client, Trouble::Repeated);

@@ -1,6 +1,6 @@
 //! Which client connections want the answers of which session.
 //!
-//! A connection names its sessions by Attach or by submitting in them. Answers to OpenSession go to
+//! A connection names its sessions by Attach or by sending a request of them again, until Detach. Answers to OpenSession go to
 //! every connection of that client, because the session is not known before.
 
 use conclave_consensus::message::RequestKey;
@@ -63,6 +63,14 @@ impl Routes {
         }
         sessions.push(session);
         table.sessions.entry((*client, session)).or_default().insert(connection);
+    }
+
+    /// Answers of this session do not go to the connection any more.
+    pub(crate) fn detach(&self, connection: ConnectionId, session: SessionId) {
+        let table = &mut *self.lock();
+        let Some((client, sessions)) = table.connections.get_mut(&connection) else { return };
+        sessions.retain(|other| *other != session);
+        remove(&mut table.sessions, &(*client, session), connection);
     }
 
     /// For each connection, the positions in `keys` of the answers it wants.
@@ -128,6 +136,9 @@ mod tests {
         assert_eq!(wanted[&ConnectionId(1)], [0, 2]);
         assert_eq!(wanted[&ConnectionId(2)], [2]);
         assert_eq!(wanted[&ConnectionId(3)], [1]);
+        routes.attach(ConnectionId(1), SessionId(8));
+        routes.detach(ConnectionId(1), SessionId(7));
+        assert_eq!(routes.wanted(keys.iter())[&ConnectionId(1)], [2, 3], "to others it does");
         routes.down(ConnectionId(1));
         assert!(!routes.wanted(keys.iter()).contains_key(&ConnectionId(1)));
     }

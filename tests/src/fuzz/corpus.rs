@@ -274,6 +274,7 @@ impl Maker {
             ClientFrame::Attach { session: SessionId(1) },
             ClientFrame::Status { token: 3 },
             ClientFrame::EpochEnds { from: 0 },
+            ClientFrame::Detach { session: SessionId(1) },
         ]
     }
 

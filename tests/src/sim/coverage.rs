@@ -105,6 +105,8 @@ pub const MARKS: &[Mark] = &[
     required("COMMITs of before a start are sent again", "Durable before what"),
     required("a client sends a request again", "Clients: exactly once"),
     required("every sixteenth request goes to all replicas", "Suspicion"),
+    required("a client listens to 2f+1 replicas", "Clients: exactly once"),
+    required("a client listens to all replicas again", "Clients: exactly once"),
     required("a block takes its parent's time", "Normal case"),
     required("a null batch is executed", "View change"),
     rare("a mark that comes too soon makes no checkpoint", "Checkpoints"),

@@ -46,6 +46,12 @@ impl Routes {
         sessions.push(session);
     }
 
+    fn detach(&mut self, connection: u16, session: SessionId) {
+        if let Some((_, sessions)) = self.connections.get_mut(&connection) {
+            sessions.retain(|other| *other != session);
+        }
+    }
+
     /// For each connection, the positions in `keys` of the answers it wants.
     pub(super) fn wanted<'a>(
         &self,
@@ -87,6 +93,7 @@ impl Node {
                 self.submit(fabric, client, id, request, resent);
             }
             ClientFrame::Attach { session } => process.routes.attach(client, session),
+            ClientFrame::Detach { session } => process.routes.detach(client, session),
             ClientFrame::Status { token } => {
                 let status = Box::new(self.node_status());
                 self.send_to_client(fabric, client, &NodeFrame::Status { token, status });
@@ -115,7 +122,9 @@ impl Node {
             return self.send_to_client(fabric, client, &busy);
         }
         let Some(process) = &mut self.process else { return };
-        process.routes.attach(client, request.key().session);
+        if resent {
+            process.routes.attach(client, request.key().session);
+        }
         if process.inbox.len() >= REQUESTS_MAX || process.tasks.len() >= REQUESTS_MAX {
             let reason = "too many requests wait".to_owned();
             let busy = NodeFrame::Busy { request: digest, reason };

@@ -187,8 +187,12 @@ impl Node {
         if process.status.role == "rejoining" {
             return;
         }
-        for (client, positions) in process.routes.wanted(executed.keys.iter()) {
-            for replies in executed.replies(&positions) {
+        let wanted = process.routes.wanted(executed.keys.iter()).into_iter();
+        let answers: Vec<_> = wanted
+            .map(|(client, positions)| (client, process.executor.replies(executed, &positions)))
+            .collect();
+        for (client, replies) in answers {
+            for replies in replies {
                 self.reply(fabric, client, replies);
             }
         }
