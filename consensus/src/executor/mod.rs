@@ -39,7 +39,7 @@ use crate::message::{
 use crate::registry::Registry;
 use crate::sessions::{Admission, Place, SessionTable};
 use crate::state_machine::{Context, StateMachine};
-use crate::state_trie::{self, DirtyLeaf};
+use crate::state_trie::DirtyLeaf;
 use crate::storage::{Durability, Snapshot, Storage, StorageError, Table, WriteBatch};
 use crate::types::{ReplicaId, Sequence, Timestamp};
 use crate::view::{BlockView, Overlay};
@@ -265,7 +265,7 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
         write.put(Table::Blocks, results_key(height), wire::encode(&results));
         write.put(Table::Bodies, height_key(height), batch.bytes());
         write.put(Table::Commits, height_key(height), certificate);
-        write_state(&mut write, self.tip.interval, view.into_overlay());
+        write_state(&mut write, dirty_key(self.tip.interval, height), view.into_overlay());
         let checkpoint =
             self.advance(&mut write, &header, hash, batch.checkpoint, &next, &batch)?;
         storage.write(write, Durability::Buffered)?;
@@ -399,17 +399,19 @@ impl<S: Storage, M: StateMachine> Executor<S, M> {
     }
 }
 
-/// Adds a block's writes of replicated rows, each with its mark for the next checkpoint.
-fn write_state(write: &mut WriteBatch, interval: Sequence, overlay: Overlay) {
+/// Adds a block's writes of replicated rows, and under this key what the next checkpoint has to know of them.
+fn write_state(write: &mut WriteBatch, at: [u8; 16], overlay: Overlay) {
+    let mut dirty = Vec::new();
     for (table, key, value) in overlay.into_writes() {
-        let path = state_trie::path(table, &key);
-        let leaf = DirtyLeaf::new(table, &key, value.as_deref());
         if table != Table::Sessions || !mistake!("sessions-left-out-of-state-root") {
-            write.put(Table::Dirty, dirty_key(interval, &path), wire::encode(&leaf));
+            dirty.push(DirtyLeaf::new(table, &key, value.as_deref()));
         }
         match value {
             Some(value) => write.put(table, key, value),
             None => write.delete(table, key),
         }
+    }
+    if !dirty.is_empty() {
+        write.put(Table::Dirty, at, wire::encode(&dirty));
     }
 }

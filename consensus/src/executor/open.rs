@@ -3,7 +3,7 @@
 use super::{Executor, write_state};
 use crate::ledger::{
     self, LedgerReader, META_CLUSTER, META_DIVERGED, META_EPOCH, META_FORMAT, META_TIP, TipRecord,
-    TrieLock, read,
+    TrieLock, dirty_key, read,
 };
 use crate::membership::Genesis;
 use crate::registry::Registry;
@@ -137,6 +137,6 @@ fn begin<S: Storage>(storage: &S, genesis: &Genesis, cluster: &Digest) -> Result
     for (key, value) in Registry::genesis_rows(genesis) {
         overlay.set(Table::Registry, key, Some(value));
     }
-    write_state(&mut write, tip.interval, overlay);
+    write_state(&mut write, dirty_key(tip.interval, tip.height), overlay);
     storage.write(write, Durability::Synced)
 }

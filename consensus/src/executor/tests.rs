@@ -5,6 +5,7 @@ use crate::ledger::META_FORMAT;
 use crate::membership::Genesis;
 use crate::memory_storage::MemoryStorage;
 use crate::message::{Attestation, Batch, result_leaf};
+use crate::state_trie;
 use crate::types::{Epoch, SessionId};
 use conclave_crypto::signature::Signed;
 

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Dirty rows that one read brings.
-const ROWS_PER_READ: usize = 4096;
+/// Blocks whose changes one read brings.
+const BLOCKS_PER_READ: usize = 64;
 
 /// Held by whoever changes the trie: a job, or the executor that replaces the whole state.
 pub(crate) type TrieLock = Arc<Mutex<()>>;
@@ -104,8 +104,8 @@ impl CheckpointJob {
     }
 }
 
-/// All rows that changed in an interval. Memory: about 150 bytes for each, as many as the requests
-/// of one checkpoint interval wrote.
+/// All rows that changed in an interval, in the order of its blocks. Memory: about 150 bytes for each, as many as the
+/// requests of one checkpoint interval wrote.
 pub(crate) fn dirty<S: Storage>(
     storage: &S,
     interval: Sequence,
@@ -114,13 +114,13 @@ pub(crate) fn dirty<S: Storage>(
     dirty_between(storage, from, &to)
 }
 
-/// All rows that changed in the intervals from `interval` on, in the order of intervals.
+/// All rows that changed in the intervals from `interval` on, in the order of their blocks.
 pub(super) fn dirty_after<S: Storage>(
     storage: &S,
     interval: Sequence,
 ) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
     let (from, _) = dirty_range(interval);
-    dirty_between(storage, from, &[u8::MAX; 41])
+    dirty_between(storage, from, &[u8::MAX; 17])
 }
 
 fn dirty_between<S: Storage>(
@@ -130,15 +130,17 @@ fn dirty_between<S: Storage>(
 ) -> Result<Vec<(Digest, DirtyLeaf)>, StorageError> {
     let mut changes = Vec::new();
     loop {
-        let rows = storage.scan(Table::Dirty, &from, Some(to), ROWS_PER_READ)?;
-        let full = rows.len() == ROWS_PER_READ;
+        let rows = storage.scan(Table::Dirty, &from, Some(to), BLOCKS_PER_READ)?;
+        let full = rows.len() == BLOCKS_PER_READ;
         if let Some((last, _)) = rows.last() {
             from = after(last);
         }
         for (key, value) in rows {
-            let path = key.get(8..).and_then(|path| <[u8; 32]>::try_from(path).ok());
-            let path = path.ok_or_else(|| super::damaged(Table::Dirty, &key, "not a path"))?;
-            changes.push((Digest::from_bytes(path), parse(Table::Dirty, &key, &value)?));
+            for leaf in parse::<Vec<DirtyLeaf>>(Table::Dirty, &key, &value)? {
+                let path = leaf.path();
+                let path = path.ok_or_else(|| super::damaged(Table::Dirty, &key, "no table"))?;
+                changes.push((path, leaf));
+            }
         }
         if !full {
             return Ok(changes);
@@ -147,7 +149,7 @@ fn dirty_between<S: Storage>(
 }
 
 fn dirty_range(interval: Sequence) -> (Vec<u8>, Vec<u8>) {
-    let from = dirty_key(interval, &Digest::ZERO);
-    let to = dirty_key(interval.next(), &Digest::ZERO);
+    let from = dirty_key(interval, Sequence(0));
+    let to = dirty_key(interval.next(), Sequence(0));
     (from.to_vec(), to.to_vec())
 }

@@ -12,7 +12,7 @@
 //! | [`Table::Commits`]     | height (8)                | the engine's commit certificate             |
 //! | [`Table::Checkpoints`] | `c`, height (8)           | [`CheckpointCertificate`], wire; the newest |
 //! | [`Table::Checkpoints`] | `e`, epoch (8)            | [`EpochEnd`] of that epoch, wire; all       |
-//! | [`Table::Dirty`]       | first height of the interval (8), path (32) | [`crate::state_trie::DirtyLeaf`], wire       |
+//! | [`Table::Dirty`]       | first height of the interval (8), height (8) | the block's [`crate::state_trie::DirtyLeaf`]s, wire |
 //! | [`Table::Evidence`]    | `aside/`, height (8), part| what [`Table::Blocks`] (0, 1), Bodies (2) and Commits (3) held of a block set aside |
 //! | [`Table::Meta`]        | `format`                  | [`FORMAT`] (4, little endian)               |
 //! | [`Table::Meta`]        | `cluster`                 | cluster id (32)                             |
@@ -178,10 +178,11 @@ pub(crate) fn pending_key(height: Sequence) -> Vec<u8> {
     [META_PENDING, &height.0.to_be_bytes()].concat()
 }
 
-pub(crate) fn dirty_key(interval: Sequence, path: &Digest) -> [u8; 40] {
-    let mut key = [0; 40];
+/// One row for each block: rows by path would be an insertion at random for each changed row of the state.
+pub(crate) fn dirty_key(interval: Sequence, height: Sequence) -> [u8; 16] {
+    let mut key = [0; 16];
     key[..8].copy_from_slice(&interval.0.to_be_bytes());
-    key[8..].copy_from_slice(path.as_bytes());
+    key[8..].copy_from_slice(&height.0.to_be_bytes());
     key
 }
 

@@ -54,7 +54,7 @@ use serde::{Deserialize, Serialize};
 /// Nibbles of a path.
 pub const DEPTH_MAX: usize = 64;
 
-/// A row that changed since the trie last saw it; what [`Table::Dirty`] keeps under the row's path.
+/// A row that changed since the trie last saw it; what [`Table::Dirty`] keeps of each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirtyLeaf {
     /// The table's number.
@@ -71,6 +71,13 @@ impl DirtyLeaf {
     #[must_use]
     pub fn new(table: Table, key: &[u8], value: Option<&[u8]>) -> Self {
         Self { table: table as u8, key: key.to_vec(), value: value.map(value_digest) }
+    }
+
+    /// Where the row lies in the trie; `None` when no table has this number.
+    #[must_use]
+    pub fn path(&self) -> Option<Digest> {
+        let table = Table::ALL.into_iter().find(|table| *table as u8 == self.table)?;
+        Some(path(table, &self.key))
     }
 }
 

@@ -49,6 +49,8 @@ pub const FORMAT: u32 = 1;
 /// The column family of an instance's own facts.
 const FACTS: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
 const FACT_KIND: &[u8] = b"kind";
+/// What RocksDB adds to a record of a batch at most: its kind, its table and two lengths. Bytes.
+const RECORD_BYTES: usize = 16;
 const FACT_FORMAT: &[u8] = b"format";
 const FACT_CLUSTER: &[u8] = b"cluster";
 const FACT_JOURNAL_NUMBER: &[u8] = b"journal_number";
@@ -227,7 +229,14 @@ impl RocksStorage {
     }
 
     fn put_batch(&self, batch: &WriteBatch, durability: Durability) -> Result<(), StorageError> {
-        let mut native = rocksdb::WriteBatch::default();
+        // Room for all of it: growing would copy what large blocks write once more.
+        let size = |write: &Write| match write {
+            Write::Put(_, key, value) => key.len() + value.len(),
+            Write::Delete(_, key) => key.len(),
+            Write::DeleteRange(_, from, to) => from.len() + to.len(),
+        };
+        let bytes: usize = batch.writes.iter().map(|write| size(write) + RECORD_BYTES).sum();
+        let mut native = rocksdb::WriteBatch::with_capacity_bytes(bytes + 4 * RECORD_BYTES);
         for write in &batch.writes {
             match write {
                 Write::Put(table, key, value) => {

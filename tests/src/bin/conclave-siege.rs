@@ -32,7 +32,7 @@ struct Setting {
     /// How long to attack
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = parse_duration, global = true)]
     time: Duration,
-    /// How long to measure undisturbed; where quiet and attack alternate, the length of each window
+    /// How long to measure undisturbed, before and after; where quiet and attack alternate, the length of each window
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration, global = true)]
     calm: Duration,
     /// Clients, each with a key of its own

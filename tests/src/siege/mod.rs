@@ -237,6 +237,19 @@ impl Siege {
         self.calm.add(rate);
     }
 
+    /// Measures the undisturbed cluster once more, when all is over. A write costs more in a larger ledger, and what is
+    /// compared with the disturbed time must not be that of an empty one alone.
+    pub fn calm_again(&mut self) {
+        let before = self.calm.per_second();
+        self.cluster.start_all();
+        self.wait_ready();
+        self.rest(WARM_UP);
+        let after = self.measure(self.order.calm);
+        self.calm.add(after);
+        let after = after.per_second();
+        self.note(format!("undisturbed   {before:.0} writes/s before, {after:.0} after"));
+    }
+
     /// Counts what is acknowledged in so long.
     pub fn measure(&mut self, time: Duration) -> Rate {
         let (start, before) = (Instant::now(), self.acknowledged());

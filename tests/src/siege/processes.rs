@@ -36,6 +36,7 @@ pub fn kill(order: &Order, every: Duration) -> Report {
         kills
     });
     siege.note(format!("kills         {kills}, each of one replica"));
+    siege.calm_again();
     siege.end()
 }
 
@@ -61,6 +62,7 @@ pub fn blackouts(order: &Order, times: u32, every: Duration) -> Report {
             siege.rest(every.saturating_sub(start.elapsed()));
         }
     });
+    siege.calm_again();
     dark.sort_unstable();
     let second = |at: usize| dark.get(at).map_or(0.0, Duration::as_secs_f64);
     let (median, longest) = (second(dark.len() / 2), second(dark.len().saturating_sub(1)));
@@ -93,5 +95,6 @@ pub fn pause(order: &Order, every: Duration) -> Report {
         pauses
     });
     siege.note(format!("pauses        {pauses}, each of one replica"));
+    siege.calm_again();
     siege.end()
 }
