@@ -7,7 +7,7 @@
     reason = "a test stops at surprises"
 )]
 
-mod common;
+use crate::common;
 
 use common::network::{Network, replica_key};
 use conclave_consensus::engine::Engine;

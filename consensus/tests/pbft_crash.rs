@@ -10,7 +10,7 @@
     reason = "a test stops at surprises"
 )]
 
-mod common;
+use crate::common;
 
 use common::network::Network;
 use conclave_consensus::engine::Engine;

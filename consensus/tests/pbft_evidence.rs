@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at surprises")]
 
-mod common;
+use crate::common;
 
 use common::network::{Network, replica_key, request};
 use conclave_consensus::engine::{Engine as _, To};

@@ -6,7 +6,7 @@
     reason = "a test stops at surprises"
 )]
 
-mod common;
+use crate::common;
 
 use common::script::check;
 

@@ -6,7 +6,7 @@
     reason = "a test stops at surprises"
 )]
 
-mod common;
+use crate::common;
 
 use common::network::{Network, client_key, request};
 use conclave_consensus::engine::{Engine as _, Reject};

@@ -7,7 +7,7 @@
     reason = "a test stops at surprises"
 )]
 
-mod common;
+use crate::common;
 
 use common::network::{Network, request};
 use conclave_consensus::engine::{Engine, Input};

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at surprises")]
 
-mod common;
+use crate::common;
 
 use common::network::{Network, request};
 use conclave_consensus::engine::{Engine, Input};
