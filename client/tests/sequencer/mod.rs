@@ -225,7 +225,10 @@ impl Shared {
                     let status = Box::new(self.status(id));
                     let _ = out.send(wire::encode(&NodeFrame::Status { token, status }));
                 }
-                ClientFrame::Attach { .. } | ClientFrame::EpochEnds { .. } => {}
+                // It answers on every connection.
+                ClientFrame::Attach { .. }
+                | ClientFrame::Detach { .. }
+                | ClientFrame::EpochEnds { .. } => {}
             }
         }
         if !batch.is_empty() {
@@ -251,7 +254,10 @@ impl Shared {
                 continue;
             }
             for (client, out) in &replica.connections {
-                for replies in executed.replies_for(|key| key.client == *client) {
+                let positions: Vec<usize> = (0..executed.keys.len())
+                    .filter(|position| executed.keys[*position].client == *client)
+                    .collect();
+                for replies in replica.executor.replies(&executed, &positions) {
                     let _ = out.send(wire::encode(&NodeFrame::Replies(Box::new(replies))));
                 }
             }
