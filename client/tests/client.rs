@@ -1,6 +1,6 @@
 //! The client against replicas that answer truly, are silent, or are not there.
 
-mod sequencer;
+use crate::sequencer;
 
 use conclave_client::{Client, ClientError, Swapped};
 use conclave_config::ExitCode;

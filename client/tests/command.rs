@@ -1,6 +1,6 @@
 //! The `conclave` program against replicas that agree behind one lock.
 
-mod sequencer;
+use crate::sequencer;
 
 use sequencer::{Mode, Sequencer};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage fails")]
 
-mod support;
+use crate::support;
 
 use clap::Parser as _;
 use conclave_config::ExitCode;

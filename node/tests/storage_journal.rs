@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod support;
+use crate::support;
 
 use conclave_consensus::engine::{Record, Slot};
 use conclave_consensus::memory_storage::MemoryStorage;
