@@ -93,6 +93,18 @@ pub enum Write {
     DeleteRange(Table, Vec<u8>, Vec<u8>),
 }
 
+impl Write {
+    /// Bytes of its keys and its value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put(_, key, value) => key.len() + value.len(),
+            Self::Delete(_, key) => key.len(),
+            Self::DeleteRange(_, from, to) => from.len() + to.len(),
+        }
+    }
+}
+
 /// Changes that become visible and durable together, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteBatch {

@@ -30,6 +30,7 @@ fn a_put_is_answered_with_a_path_to_the_attested_header() {
     let (_storage, mut executor) = begun_ledger();
     let requests = (1..=5).map(|number| submit(ADMIN, (1, number, 0), &put("k", "v"))).collect();
     let executed = run(&mut executor, block(2, 1001, requests));
+    assert!(executed.attestation.get().is_none(), "nobody asked: no signature");
     let replies = executor.replies(&executed, &[0, 2, 4]);
     let [frame] = replies.as_slice() else { panic!("one frame, not {}", replies.len()) };
     assert_eq!(frame.results.len(), 3);

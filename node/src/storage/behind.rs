@@ -31,24 +31,20 @@ impl Behind {
         let mut bytes = 0;
         durability == Durability::Buffered
             && batch.writes.iter().all(|write| {
-                bytes += match write {
-                    Write::Put(_, key, value) => key.len() + value.len(),
-                    Write::Delete(_, key) => key.len(),
-                    Write::DeleteRange(..) => return false,
-                };
-                bytes <= SMALL_BYTES
+                bytes += write.bytes();
+                bytes <= SMALL_BYTES && !matches!(write, Write::DeleteRange(..))
             })
     }
 
     /// Adds a batch that it [`Self::takes`]. Whether all that waits should go to RocksDB now.
     pub(super) fn add(&mut self, batch: WriteBatch) -> bool {
         for write in batch.writes {
+            self.bytes += write.bytes();
             let (table, key, value) = match write {
                 Write::Put(table, key, value) => (table, key, Some(value)),
                 Write::Delete(table, key) => (table, key, None),
                 Write::DeleteRange(..) => unreachable!("no such batch is taken"),
             };
-            self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             self.keys += 1;
             self.values[table as usize].insert(key, value);
         }

@@ -230,12 +230,7 @@ impl RocksStorage {
 
     fn put_batch(&self, batch: &WriteBatch, durability: Durability) -> Result<(), StorageError> {
         // Room for all of it: growing would copy what large blocks write once more.
-        let size = |write: &Write| match write {
-            Write::Put(_, key, value) => key.len() + value.len(),
-            Write::Delete(_, key) => key.len(),
-            Write::DeleteRange(_, from, to) => from.len() + to.len(),
-        };
-        let bytes: usize = batch.writes.iter().map(|write| size(write) + RECORD_BYTES).sum();
+        let bytes: usize = batch.writes.iter().map(|write| write.bytes() + RECORD_BYTES).sum();
         let mut native = rocksdb::WriteBatch::with_capacity_bytes(bytes + 4 * RECORD_BYTES);
         for write in &batch.writes {
             match write {
