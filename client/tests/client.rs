@@ -129,6 +129,27 @@ fn a_put_without_an_answer_is_sent_until_it_is_answered_and_runs_once() {
 }
 
 #[test]
+fn copies_reach_all_replicas_though_nothing_else_is_sent_to_them() {
+    let cluster = Sequencer::start(CORRECT);
+    run(async {
+        let client = Client::connect(cluster.home(0)).unwrap();
+        for _ in 0..40 {
+            client.put(b"k", b"v").await.unwrap();
+        }
+        // The first one opened the session; every sixteenth after it is copied, and no other goes to all by then.
+        let copied = cluster.ordered()[32].digest();
+        let arrived = async {
+            while !cluster.received_by_all().contains(&copied) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(30), arrived).await;
+        in_time.expect("the copies to arrive");
+        client.close().await;
+    });
+}
+
+#[test]
 fn an_unknown_key_is_refused_at_once_with_the_code_for_refusals() {
     let cluster = Sequencer::start(CORRECT);
     run(async {

@@ -100,6 +100,39 @@ fn nobody_to_reach_exits_2_and_says_so() {
 }
 
 #[test]
+fn a_status_exits_by_how_many_replicas_answer_and_vote() {
+    use Mode::{Absent, Changing, Correct};
+    for (modes, code, said) in [
+        ([Correct, Correct, Correct, Absent], 0, ""),
+        ([Correct, Correct, Correct, Changing], 0, ""),
+        ([Correct, Correct, Changing, Changing], 5, "2 of 4 replicas vote, 3 make a quorum"),
+        ([Correct, Correct, Absent, Absent], 2, "2 of 4 answered, 3 make a quorum"),
+    ] {
+        let cluster = Sequencer::start(modes);
+        // Who is absent answers never; who is there has long to answer on a slow machine.
+        let timeout = if modes.contains(&Absent) { "10s" } else { "60s" };
+        let output = run(&cluster, &["--timeout", timeout, "status"]);
+        assert_eq!(output.status.code(), Some(code), "{modes:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{modes:?}: {}", stderr(&output));
+        let rows = String::from_utf8_lossy(&output.stdout).lines().count();
+        assert!(rows >= 5, "a row for each replica, whatever the exit code");
+    }
+}
+
+#[test]
+fn a_bench_without_an_answer_fails_and_says_what_to_do() {
+    let cluster = Sequencer::start(CORRECT);
+    let output = run(&cluster, &["bench", "--warm-up", "0s", "--duration", "0.001ms"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("give it a longer --duration"), "{}", stderr(&output));
+    let cluster = Sequencer::start([Mode::Silent; 4]);
+    let bench = ["--timeout", "300ms", "bench", "--warm-up", "0s", "--duration", "1s"];
+    let output = run(&cluster, &bench);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no transaction was answered"), "{}", stderr(&output));
+}
+
+#[test]
 fn an_interrupted_command_exits_5() {
     let cluster = Sequencer::start([Mode::Silent; 4]);
     let mut child = command(&cluster, &["--timeout", "5m", "put", "k", "v"])

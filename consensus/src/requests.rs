@@ -8,7 +8,7 @@
 //!
 //! Turns alone share batches out fairly only where all lanes are full. A batch that one client fills
 //! up makes all others wait for it, and those that wait for answers ask less often then. So beside
-//! others a client has no more on its way than the others have as a rule (the module `share`).
+//! others a client has no more on its way than the others have as a rule (module `share`).
 
 use crate::message::{RequestKey, SignedRequest};
 use crate::types::{ClientId, ReplicaId, RequestNumber, SessionId};
@@ -143,8 +143,8 @@ impl RequestQueue {
         self.lifted = lifted;
     }
 
-    fn share(&self) -> usize {
-        if self.lifted { usize::MAX } else { self.shares.of_each() }
+    fn share(&self, client: &ClientId) -> usize {
+        if self.lifted { usize::MAX } else { self.shares.of(client) }
     }
 
     /// How many of them may be: those within their clients' shares.
@@ -153,7 +153,7 @@ impl RequestQueue {
         let beyond = |client: &ClientId| {
             let lane = self.lanes.get(client)?;
             let waiting = lane.pending.len() - lane.proposed;
-            Some(waiting.saturating_sub(self.share().saturating_sub(lane.proposed)))
+            Some(waiting.saturating_sub(self.share(client).saturating_sub(lane.proposed)))
         };
         self.unproposed - self.shares.heavy().filter_map(beyond).sum::<usize>()
     }
@@ -211,10 +211,10 @@ impl RequestQueue {
         let mut taken = Vec::new();
         let mut bytes = 0;
         self.look();
-        let share = self.share();
         let mut passed_over = Vec::new();
         while taken.len() < items_max {
             let Some((turn, client)) = self.turns.pop_first() else { break };
+            let share = self.share(&client);
             let Some(lane) = self.lanes.get_mut(&client) else { continue };
             if lane.proposed >= share {
                 passed_over.push((turn, client));

@@ -13,6 +13,7 @@
 //!
 //! Reading order: [`cluster`], [`workload`], [`audit`], [`siege`]; the rest are their tools.
 
+pub mod asker;
 pub mod audit;
 pub mod binaries;
 pub mod cluster;

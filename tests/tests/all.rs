@@ -1,6 +1,7 @@
 //! The tests of real processes, as one program: each program would be optimized as a whole. Sieges, which are longer, are
 //! another.
 
+mod answers;
 mod bad_input;
 mod crashes;
 mod fairness;

@@ -1,14 +1,10 @@
 //! Who asks for much work waits for it, and nobody else does.
 
 use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
-use conclave_consensus::message::{Request, RequestBody, SignedRequest};
-use conclave_consensus::wire;
-use conclave_crypto::framing::{FRAME_HEADER, Hello, PROTOCOL_VERSION, Role};
-use conclave_crypto::keys::SecretKey;
-use conclave_tests::quic::{Stranger, To, frame};
+use conclave_consensus::message::RequestBody;
+use conclave_tests::asker::{Asker, block_on};
 use conclave_tests::traitor::Attack;
 use conclave_tests::{Cluster, Setup, Workload, audit, wait};
-use quinn::{RecvStream, SendStream};
 use std::time::{Duration, Instant};
 
 /// Far above what anything waits when nobody floods, on the slowest machine.
@@ -22,68 +18,6 @@ const LOOK_UPS_READ: u64 = 250;
 const ANSWERS_PER_SECOND: u64 = 10;
 const ANSWERS_WAITING: u64 = 32;
 
-/// A connection of client 1 to replica 0, the primary.
-struct Asker {
-    stranger: Stranger,
-    send: SendStream,
-    receive: RecvStream,
-    key: SecretKey,
-    cluster: conclave_crypto::Digest,
-}
-
-impl Asker {
-    async fn connect(cluster: &Cluster) -> Self {
-        let genesis = conclave_config::genesis::load(cluster.genesis()).expect("a genesis");
-        let member = &genesis.membership.members[0];
-        let key = SecretKey::read_pem(cluster.client_home(1).join("key")).expect("a key");
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            role: Role::Client,
-            cluster: genesis.cluster(),
-            from: Hello::NO_REPLICA,
-            to: 0,
-        };
-        let address = member.client_address.parse().expect("an address");
-        let stranger = Stranger::connect(To::Clients, address, &key, member.key)
-            .await
-            .expect("a known key is admitted");
-        let (send, receive) = stranger.hello(To::Clients, &hello).await.expect("a good hello");
-        let mut receive = receive.expect("clients have one stream for both directions");
-        // The replica's own hello comes first.
-        let _ = next(&mut receive).await;
-        Self { stranger, send, receive, key, cluster: genesis.cluster() }
-    }
-
-    async fn ask(&mut self, frames: impl IntoIterator<Item = ClientFrame>) {
-        let bytes: Vec<u8> = frames.into_iter().flat_map(|it| frame(&wire::encode(&it))).collect();
-        self.send.write_all(&bytes).await.expect("the replica reads");
-    }
-
-    async fn answer(&mut self) -> NodeFrame {
-        let payload = next(&mut self.receive).await;
-        wire::decode(&payload, wire::FRAME_BYTES_MAX).expect("a frame of a replica")
-    }
-}
-
-async fn next(receive: &mut RecvStream) -> Vec<u8> {
-    let read = async {
-        let mut header = [0; FRAME_HEADER];
-        receive.read_exact(&mut header).await.expect("a frame");
-        let mut payload = vec![0; u32::from_le_bytes(header) as usize];
-        receive.read_exact(&mut payload).await.expect("a payload");
-        payload
-    };
-    tokio::time::timeout(PATIENCE, read).await.expect("an answer in time")
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
-}
-
 #[test]
 fn questions_are_answered_at_a_pace_and_the_last_one_always() {
     let cluster = Cluster::start();
@@ -91,7 +25,7 @@ fn questions_are_answered_at_a_pace_and_the_last_one_always() {
     load.wait_for_more(50);
     let start = Instant::now();
     let (statuses, ends) = block_on(async {
-        let mut asker = Asker::connect(&cluster).await;
+        let mut asker = Asker::connect(&cluster, 1, 0).await;
         let pairs = (0..QUESTIONS)
             .flat_map(|token| [ClientFrame::EpochEnds { from: 0 }, ClientFrame::Status { token }]);
         asker.ask(pairs).await;
@@ -108,7 +42,7 @@ fn questions_are_answered_at_a_pace_and_the_last_one_always() {
                 NodeFrame::Replies(_) | NodeFrame::Busy { .. } => panic!("nothing was submitted"),
             }
         }
-        asker.stranger.leave().await;
+        asker.leave().await;
         (statuses, ends)
     });
     let most = ANSWERS_WAITING + ANSWERS_PER_SECOND * (1 + start.elapsed().as_secs());
@@ -125,10 +59,9 @@ fn look_ups_of_one_client_hold_up_nobody() {
     load.wait_for_more(50);
     let start = Instant::now();
     block_on(async {
-        let mut asker = Asker::connect(&cluster).await;
+        let mut asker = Asker::connect(&cluster, 1, 0).await;
         let body = RequestBody::OpenSession { opened: 0, close: None, nonce: [7; 16] };
-        let request = Request { client: asker.key.public(), body };
-        let request = SignedRequest::sign(&request, &asker.key, &asker.cluster);
+        let request = asker.sign(body);
         let submit = |resent| ClientFrame::Submit { request: request.clone(), resent };
         asker.ask([submit(false)]).await;
         assert!(matches!(asker.answer().await, NodeFrame::Replies(_)), "it is executed");
@@ -142,7 +75,7 @@ fn look_ups_of_one_client_hold_up_nobody() {
                 NodeFrame::Status { .. } | NodeFrame::EpochEnds(_) => panic!("nothing was asked"),
             }
         }
-        asker.stranger.leave().await;
+        asker.leave().await;
     });
     load.wait_for_more(50);
     let pause = load.finish().longest_pause_from(start);

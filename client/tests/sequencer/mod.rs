@@ -15,6 +15,7 @@ use conclave_consensus::memory_storage::MemoryStorage;
 use conclave_consensus::message::{Batch, SignedRequest};
 use conclave_consensus::types::{ClientId, Epoch, ReplicaId, Sequence, Timestamp};
 use conclave_consensus::wire;
+use conclave_crypto::digest::Digest;
 use conclave_crypto::framing::{
     ALPN_CLIENT, CloseCode, FrameAssembler, Hello, PROTOCOL_VERSION, Role, frame_header,
 };
@@ -32,16 +33,26 @@ use tokio::sync::mpsc;
 pub(crate) enum Mode {
     /// As it should.
     Correct,
+    /// As it should, and says that it is changing its view.
+    Changing,
     /// Connected, and never says anything more.
     Silent,
     /// Not there at all.
     Absent,
 }
 
+impl Mode {
+    fn answers(self) -> bool {
+        matches!(self, Self::Correct | Self::Changing)
+    }
+}
+
 struct Replica {
     mode: Mode,
     executor: Executor<MemoryStorage, KeyValueStore>,
     connections: Vec<(ClientId, mpsc::UnboundedSender<Vec<u8>>)>,
+    /// What came as sent for the first time.
+    received: BTreeSet<Digest>,
 }
 
 struct Shared {
@@ -78,7 +89,12 @@ impl Sequencer {
             let key = Arc::new(key);
             let executor =
                 Executor::open(storage, KeyValueStore, &testnet.genesis, id, key.clone()).unwrap();
-            replicas.push(Replica { mode, executor, connections: Vec::new() });
+            replicas.push(Replica {
+                mode,
+                executor,
+                connections: Vec::new(),
+                received: BTreeSet::new(),
+            });
             endpoints.push((id, key, mode));
         }
         let shared = Arc::new(Mutex::new(Shared { replicas, height: 0, ordered: Vec::new() }));
@@ -128,6 +144,14 @@ impl Sequencer {
         self.shared.lock().unwrap().replicas[replica].mode = mode;
     }
 
+    /// What every replica was sent, and not because an answer did not come.
+    pub(crate) fn received_by_all(&self) -> BTreeSet<Digest> {
+        let shared = self.shared.lock().unwrap();
+        let mut sets = shared.replicas.iter().map(|replica| replica.received.clone());
+        let first = sets.next().unwrap();
+        sets.fold(first, |all, one| &all & &one)
+    }
+
     /// Every request that was ordered, in order.
     pub(crate) fn ordered(&self) -> Vec<Arc<SignedRequest>> {
         self.shared.lock().unwrap().ordered.clone()
@@ -153,7 +177,7 @@ async fn serve(
     connection: quinn::Connection,
     shared: Arc<Mutex<Shared>>,
     id: ReplicaId,
-    cluster: conclave_crypto::digest::Digest,
+    cluster: Digest,
 ) {
     let client = peer_key(&connection).unwrap();
     let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
@@ -207,13 +231,16 @@ impl Shared {
         out: &mpsc::UnboundedSender<Vec<u8>>,
         frames: Vec<ClientFrame>,
     ) {
-        if self.replicas[usize::from(id.0)].mode != Mode::Correct {
+        if !self.replicas[usize::from(id.0)].mode.answers() {
             return;
         }
         let mut batch: Vec<Arc<SignedRequest>> = Vec::new();
         for frame in frames {
             match frame {
-                ClientFrame::Submit { request, .. } => {
+                ClientFrame::Submit { request, resent } => {
+                    if !resent {
+                        self.replicas[usize::from(id.0)].received.insert(request.digest());
+                    }
                     let executor = &self.replicas[usize::from(id.0)].executor;
                     if let Some(replies) = executor.lookup(&request).unwrap() {
                         let _ = out.send(wire::encode(&NodeFrame::Replies(Box::new(replies))));
@@ -250,7 +277,7 @@ impl Shared {
                 certificate: Vec::new(),
             };
             let executed = replica.executor.execute(committed).unwrap().unwrap();
-            if replica.mode != Mode::Correct {
+            if !replica.mode.answers() {
                 continue;
             }
             for (client, out) in &replica.connections {
@@ -274,7 +301,7 @@ impl Shared {
                 view: 0,
                 role: if id.0 == 0 { "primary" } else { "backup" }.into(),
                 primary: Some(ReplicaId(0)),
-                normal: true,
+                normal: self.replicas[usize::from(id.0)].mode == Mode::Correct,
                 decided: height,
                 stable: Sequence(0),
                 proven: height,

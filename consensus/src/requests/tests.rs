@@ -144,14 +144,14 @@ fn a_client_alone_fills_batches() {
 }
 
 #[test]
-fn a_flooder_has_no_more_on_its_way_than_the_others() {
+fn a_flooder_has_a_quarter_of_what_the_others_have_on_their_way() {
     let mut queue = RequestQueue::new();
     ask(&mut queue, 9, 1..=1_000);
     for client in 1..=3 {
         ask(&mut queue, client, 1..=20);
     }
     let first = queue.take(1_024, 1 << 20);
-    assert_eq!([1, 2, 3, 9].map(|client| of(&first, client)), [20; 4]);
+    assert_eq!([1, 2, 3, 9].map(|client| of(&first, client)), [20, 20, 20, 5]);
     assert_eq!(numbers(&first)[..8], [1, 1, 1, 1, 2, 2, 2, 2]);
     assert_eq!(queue.proposable(), 0, "what waits beyond its share is worth no slot");
     assert!(queue.take(1_024, 1 << 20).is_empty());
@@ -159,12 +159,44 @@ fn a_flooder_has_no_more_on_its_way_than_the_others() {
     decide(&mut queue, &first);
     let second = queue.take(1_024, 1 << 20);
     // Theirs was pending at two looks of four.
-    assert_eq!((second.len(), of(&second, 9)), (10, 10), "they are not forgotten at once");
-    assert_eq!(numbers(&second), (21..=30).collect::<Vec<_>>(), "in order");
+    assert_eq!((second.len(), of(&second, 9)), (3, 3), "they are not forgotten at once");
+    assert_eq!(numbers(&second), [6, 7, 8], "in order");
 }
 
 #[test]
-fn two_that_flood_together_get_a_share_each() {
+fn who_asks_for_somewhat_more_than_the_others_has_as_much_as_they() {
+    for (demand, share) in
+        [(30, 30), (40, 40), (80, 40), (100, 32), (200, 16), (320, 10), (1_000, 10)]
+    {
+        let mut queue = RequestQueue::new();
+        ask(&mut queue, 9, 1..=demand);
+        for client in 1..=3 {
+            ask(&mut queue, client, 1..=40);
+        }
+        let batch = queue.take(1_024, 1 << 20);
+        assert_eq!((of(&batch, 1), of(&batch, 9)), (40, share), "who has {demand} pending");
+        assert_eq!(queue.proposable(), 0);
+    }
+}
+
+#[test]
+fn who_floods_has_the_less_the_more_the_others_ask_for_together() {
+    for (others, each, share) in
+        [(1, 1, 8), (1, 8, 7), (4, 4, 6), (4, 8, 3), (64, 1, 2), (9, 16, 4)]
+    {
+        let mut queue = RequestQueue::new();
+        ask(&mut queue, 200, 1..=1_000);
+        for client in 1..=others {
+            ask(&mut queue, client, 1..=each);
+        }
+        let batch = queue.take(1_024, 1 << 20);
+        let seen = (of(&batch, 1) as u64, of(&batch, 200));
+        assert_eq!(seen, (each, share), "beside {others} with {each} pending");
+    }
+}
+
+#[test]
+fn two_that_flood_together_get_no_more_than_one_does() {
     let mut queue = RequestQueue::new();
     for client in [8, 9] {
         ask(&mut queue, client, 1..=1_000);
@@ -173,7 +205,7 @@ fn two_that_flood_together_get_a_share_each() {
         ask(&mut queue, client, 1..=20);
     }
     let batch = queue.take(1_024, 1 << 20);
-    assert_eq!([1, 2, 3, 8, 9].map(|client| of(&batch, client)), [20; 5]);
+    assert_eq!([1, 2, 3, 8, 9].map(|client| of(&batch, client)), [20, 20, 20, 5, 5]);
 }
 
 #[test]
@@ -205,10 +237,10 @@ fn a_new_view_counts_shares_anew() {
     let mut queue = RequestQueue::new();
     ask(&mut queue, 1, 1..=20);
     ask(&mut queue, 9, 1..=100);
-    assert_eq!(queue.take(1_024, 1 << 20).len(), 40);
+    assert_eq!(queue.take(1_024, 1 << 20).len(), 28);
     queue.restart(true);
     queue.mark_proposed(&request(9, 1, 0));
     let again = queue.take(1_024, 1 << 20);
-    assert_eq!((of(&again, 1), of(&again, 9)), (20, 19));
-    assert_eq!((queue.unproposed(), queue.proposable()), (80, 0));
+    assert_eq!((of(&again, 1), of(&again, 9)), (20, 7));
+    assert_eq!((queue.unproposed(), queue.proposable()), (92, 0));
 }

@@ -1,8 +1,9 @@
 //! State transfer: certified state from peers that nobody has to trust.
 //!
 //! Reading order: [`TransferMessage`] (what is said), [`serve`] and [`Pins`] (the peer's side),
-//! [`StateSync`] (fetching and staging), [`Swap`] (putting the staged state in place), [`OlderBlocks`]
-//! (the blocks behind a transferred state).
+//! [`StateSync`] (fetching and staging), [`TargetSearch`] and [`StateFetch`] (which state, and what if nobody
+//! serves it any more), [`Swap`] (putting the staged state in place), [`OlderBlocks`] (the blocks behind a
+//! transferred state).
 //!
 //! The target is a block whose state root a quorum of CHECKPOINTs certifies (OSDI'99 §4.3, §5.3.2 of
 //! the journal version for fetching by a tree of digests). From the root down, each node of the
@@ -28,6 +29,7 @@ mod older;
 mod own;
 mod search;
 mod serve;
+mod state_fetch;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ pub use message::{
 pub use older::{OlderAnswer, OlderBlocks};
 pub use search::TargetSearch;
 pub use serve::{PIN_MS_MAX, PINS_MAX, Pins, serve, serve_blocks};
+pub use state_fetch::{FetchAction, FetchNumber, Fetched, StateFetch};
 pub use swap::{Swap, SwapError, SwapStep};
 
 use crate::state_trie::{Child, Node, Position, root_digest};

@@ -9,10 +9,10 @@ use crate::types::{Epoch, ReplicaId, Sequence, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+pub(super) type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
 /// A storage with these rows and their trie.
-fn state(rows: &Rows) -> MemoryStorage {
+pub(super) fn state(rows: &Rows) -> MemoryStorage {
     let storage = MemoryStorage::new();
     let dirty = rows.iter().map(|((table, key), value)| {
         (state_trie::path(*table, key), DirtyLeaf::new(*table, key, Some(value)))
@@ -25,7 +25,7 @@ fn state(rows: &Rows) -> MemoryStorage {
     storage
 }
 
-fn target_of(storage: &MemoryStorage, height: u64) -> TransferTarget {
+pub(super) fn target_of(storage: &MemoryStorage, height: u64) -> TransferTarget {
     let state_root = state_trie::root(&*storage.snapshot().unwrap()).unwrap();
     let header = BlockHeader {
         cluster: Digest::ZERO,
@@ -325,7 +325,7 @@ proptest! {
     }
 }
 
-fn many(count: u32, value: &[u8]) -> Rows {
+pub(super) fn many(count: u32, value: &[u8]) -> Rows {
     (0..count)
         .map(|number| ((Table::Store, number.to_be_bytes().to_vec()), value.to_vec()))
         .collect()

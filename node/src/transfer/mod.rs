@@ -26,9 +26,8 @@ use conclave_consensus::epoch_chain::MemberKeys;
 use conclave_consensus::ledger::LedgerReader;
 use conclave_consensus::membership::Membership;
 use conclave_consensus::message::{BlockHeader, CheckpointCertificate};
-use conclave_consensus::quorum::Byzantine;
-use conclave_consensus::state_sync::{StateSync, TargetSearch, TransferMessage};
-use conclave_consensus::storage::{Snapshot, StorageError};
+use conclave_consensus::state_sync::{FetchNumber, StateFetch, TransferMessage};
+use conclave_consensus::storage::{Snapshot, Storage, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use conclave_consensus::wire::WireError;
 use conclave_crypto::PublicKey;
@@ -71,10 +70,6 @@ enum Event {
         proven: bool,
     },
 }
-
-/// A fetch of the executor's: it begins when nothing is executed any more, and ends when something is again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FetchNumber(pub(crate) u64);
 
 /// Puts events into the thread's queue; cheap to clone, never waits.
 #[derive(Clone)]
@@ -156,23 +151,18 @@ impl Transfer {
         let TransferConfig { genesis, keys, cluster, check, .. } = config;
         let inbox = Arc::new(Inbox::new(QUOTA));
         let mesh: Arc<OnceLock<PeerMeshHandle>> = Arc::default();
+        let fetch = StateFetch::new(Arc::new(keys), genesis.quorum(), cluster);
         let worker = Worker {
             inbox: inbox.clone(),
             mesh: mesh.clone(),
             ledger,
             executor,
-            keys,
-            cluster,
-            members: genesis.quorum(),
             peer_keys: genesis.members.iter().map(|member| (member.id, member.key)).collect(),
             patience,
             metrics,
             serving: Serving::new(reader.clone(), genesis.members.len().saturating_sub(1)),
             filling: Filling::new(reader, genesis, check),
-            peers: Vec::new(),
-            fetch: Fetch::Idle,
-            number: FetchNumber::default(),
-            handed_over: FetchNumber::default(),
+            fetch,
             started: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("transfer".into()).spawn(move || {
@@ -200,34 +190,17 @@ impl Transfer {
     }
 }
 
-enum Fetch {
-    Idle,
-    /// Asking peers which certified state they serve.
-    /// After a target that nobody served, with what that transfer learned of its peers.
-    Asking(TargetSearch, Option<Box<StateSync>>),
-    Running(TargetSearch, Box<StateSync>),
-}
-
 struct Worker {
     inbox: Arc<Inbox<Event>>,
     mesh: Arc<OnceLock<PeerMeshHandle>>,
     ledger: Arc<RocksStorage>,
     executor: Arc<Inbox<Task>>,
-    keys: MemberKeys,
-    cluster: Digest,
-    /// Of the first epoch; members do not come or go.
-    members: Byzantine,
     peer_keys: BTreeMap<ReplicaId, PublicKey>,
     patience: Arc<Patience>,
     metrics: Arc<Metrics>,
     serving: Serving<RocksStorage>,
     filling: Filling<RocksStorage>,
-    peers: Vec<ReplicaId>,
-    fetch: Fetch,
-    /// Which fetch of the executor's this is.
-    number: FetchNumber,
-    /// The last one that came to its end.
-    handed_over: FetchNumber,
+    fetch: StateFetch,
     started: Instant,
 }
 
@@ -235,8 +208,7 @@ impl Worker {
     fn run(mut self) -> Result<(), StorageError> {
         let mut taken = Vec::new();
         loop {
-            let busy = matches!(&self.fetch, Fetch::Running(_, sync) if sync.is_busy());
-            let patience = match (busy, self.filling.is_wanted()) {
+            let patience = match (self.fetch.is_busy(), self.filling.is_wanted()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => FILLING_TICK,
                 (false, false) => TICK,
@@ -258,29 +230,21 @@ impl Worker {
     fn take(&mut self, event: Event) -> Result<(), StorageError> {
         match event {
             Event::Up(peer) => {
-                if !self.peers.contains(&peer) {
-                    self.peers.push(peer);
-                }
                 self.filling.add_peer(peer);
-                if let Fetch::Running(_, sync) | Fetch::Asking(_, Some(sync)) = &mut self.fetch {
-                    sync.add_peer(peer);
-                }
+                self.fetch.add_peer(peer);
             }
             Event::Down(peer) => {
-                self.peers.retain(|p| *p != peer);
                 self.filling.remove_peer(peer);
-                if let Fetch::Running(_, sync) | Fetch::Asking(_, Some(sync)) = &mut self.fetch {
-                    sync.remove_peer(peer);
-                }
+                self.fetch.remove_peer(peer);
             }
-            Event::Begin(least, number) => self.begin(least.checkpoint.height, number),
-            Event::Cancel => self.fetch = Fetch::Idle,
+            Event::Begin(least, number) => self.begin(least.checkpoint.height, number)?,
+            Event::Cancel => self.fetch.cancel(),
             Event::Offer(offer) => {
                 let (header, certificate, state) = *offer;
                 self.serving.offer(header, certificate, state);
             }
             Event::Stored { missing, proven } => {
-                if matches!(self.fetch, Fetch::Idle) {
+                if self.fetch.is_idle() {
                     self.filling.stored(missing, proven, self.now_ms());
                 }
             }
@@ -296,29 +260,11 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, least: Sequence, number: FetchNumber) {
-        if number == self.handed_over {
-            // The executor finds the state in its queue.
-            return;
-        }
-        let before = match std::mem::replace(&mut self.fetch, Fetch::Idle) {
-            Fetch::Asking(search, sync) if search.least() >= least => {
-                self.fetch = Fetch::Asking(search, sync);
-                return;
-            }
-            Fetch::Running(search, sync) if sync.target().height() >= least => {
-                self.fetch = Fetch::Running(search, sync);
-                return;
-            }
-            Fetch::Running(_, sync) => Some(sync),
-            Fetch::Asking(_, sync) => sync,
-            Fetch::Idle => None,
-        };
+    fn begin(&mut self, least: Sequence, number: FetchNumber) -> Result<(), StorageError> {
+        let Some(actions) = self.fetch.begin(least, number, self.now_ms()) else { return Ok(()) };
         tracing::info!(height = least.0, "fetching certified state");
         self.filling.suspend();
-        self.number = number;
-        self.fetch = Fetch::Asking(TargetSearch::new(least, self.members), before);
-        self.ask();
+        self.carry_out(actions)
     }
 
     /// A peer sent what is no message. It is not read for a while if it goes on.
@@ -333,24 +279,14 @@ impl Worker {
     fn go_on(&mut self) -> Result<(), StorageError> {
         let now = self.now_ms();
         self.serving.expire(now);
-        match &mut self.fetch {
-            Fetch::Idle => {
-                if let Some((to, question)) = self.filling.poll(now) {
-                    self.send(to, &question);
-                }
-                Ok(())
+        if self.fetch.is_idle() {
+            if let Some((to, question)) = self.filling.poll(now) {
+                self.send(to, &question);
             }
-            Fetch::Asking(search, _) => {
-                if search.is_due(now) {
-                    self.ask();
-                }
-                Ok(())
-            }
-            Fetch::Running(_, sync) => {
-                let actions = sync.poll(now)?;
-                self.carry_out(actions)
-            }
+            return Ok(());
         }
+        let actions = self.fetch.poll(now)?;
+        self.carry_out(actions)
     }
 
     fn message(&mut self, from: ReplicaId, message: TransferMessage) -> Result<(), StorageError> {
@@ -359,26 +295,16 @@ impl Worker {
             self.send_frame(from, frame);
             return Ok(());
         }
-        match (&mut self.fetch, message) {
-            (_, TransferMessage::Target(Some(target))) => self.target(from, *target),
-            (Fetch::Asking(search, _), TransferMessage::Target(None)) => {
-                search.denies(from);
-                self.give_up_if_hopeless();
-                Ok(())
+        if self.fetch.is_idle() {
+            let blocks = self.filling.on_message(from, message, now)?;
+            if !blocks.is_empty() {
+                let _ = self.executor.push(Source::Internal, 0, Task::Fill(blocks));
             }
-            (Fetch::Running(_, sync), message) => {
-                let actions = sync.on_message(from, message, now)?;
-                self.carry_out(actions)
-            }
-            (Fetch::Idle, message) => {
-                let blocks = self.filling.on_message(from, message, now)?;
-                if !blocks.is_empty() {
-                    let _ = self.executor.push(Source::Internal, 0, Task::Fill(blocks));
-                }
-                Ok(())
-            }
-            (Fetch::Asking(..), _) => Ok(()),
+            return Ok(());
         }
+        let reader = || self.ledger.snapshot();
+        let actions = self.fetch.on_message(from, message, now, reader)?;
+        self.carry_out(actions)
     }
 
     fn send(&self, to: ReplicaId, message: &TransferMessage) {

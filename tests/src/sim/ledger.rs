@@ -9,7 +9,7 @@ use conclave_consensus::engine::{Committed, Engine, Input, To};
 use conclave_consensus::executor::{CheckpointJob, Executed};
 use conclave_consensus::message::{BlockReplies, CheckpointCertificate, SignedRequest};
 use conclave_consensus::pbft::Pbft;
-use conclave_consensus::state_sync::TransferTarget;
+use conclave_consensus::state_sync::{FetchNumber, TransferTarget};
 use conclave_consensus::storage::{Storage, StorageError};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use std::sync::Arc;
@@ -101,15 +101,14 @@ impl Node {
         let Some(process) = &mut self.process else { return Ok(()) };
         if !process.fetching {
             process.fetching = true;
-            process.fetch += 1;
+            process.fetch.0 += 1;
             process.executor.fold()?;
         }
         let number = process.fetch;
-        self.begin_transfer(fabric, &least, number);
-        Ok(())
+        self.begin_transfer(fabric, &least, number)
     }
 
-    fn unserved(&mut self, fabric: &mut Fabric, number: u64) -> Result<(), StorageError> {
+    fn unserved(&mut self, fabric: &mut Fabric, number: FetchNumber) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
         if !process.is_fetching(number) || process.executor.diverged().is_some() {
             return Ok(());
@@ -128,7 +127,7 @@ impl Node {
         &mut self,
         fabric: &mut Fabric,
         target: TransferTarget,
-        number: u64,
+        number: FetchNumber,
     ) -> Result<(), StorageError> {
         let Some(process) = &mut self.process else { return Ok(()) };
         if !process.is_fetching(number) {

@@ -23,7 +23,7 @@ use conclave_consensus::message::{CheckpointCertificate, EpochEnd, SignedRequest
 use conclave_consensus::pbft::message::Message;
 use conclave_consensus::pbft::{Pbft, PbftConfig};
 use conclave_consensus::replica::{JournalWrite, Replica, WriteNumber};
-use conclave_consensus::state_sync::TransferTarget;
+use conclave_consensus::state_sync::{FetchNumber, TransferTarget};
 use conclave_consensus::types::{ReplicaId, Sequence};
 use conclave_crypto::digest::Digest;
 use std::collections::{BTreeMap, VecDeque};
@@ -60,8 +60,8 @@ pub(super) enum Task {
     Checkpointed(Box<Checkpointed>, Option<StateAt>),
     Diverged(Box<CheckpointCertificate>),
     Fetch(Box<CheckpointCertificate>),
-    Unserved(u64),
-    Install(Box<TransferTarget>, u64),
+    Unserved(FetchNumber),
+    Install(Box<TransferTarget>, FetchNumber),
     EpochEnds(Vec<EpochEnd>),
 }
 
@@ -154,7 +154,7 @@ pub(super) struct Process {
     pub states: BTreeMap<Sequence, StateAt>,
     pub fetching: bool,
     /// Which fetch began last.
-    pub fetch: u64,
+    pub fetch: FetchNumber,
     pub held: Vec<Committed>,
     pub transfer: Transfer,
     pub routes: Routes,
@@ -163,7 +163,7 @@ pub(super) struct Process {
 
 impl Process {
     /// What an earlier fetch came to is void: something was executed since.
-    pub(super) fn is_fetching(&self, number: u64) -> bool {
+    pub(super) fn is_fetching(&self, number: FetchNumber) -> bool {
         self.fetching && self.fetch == number
     }
 }
@@ -494,7 +494,7 @@ impl Node {
             working: false,
             states: BTreeMap::new(),
             fetching: false,
-            fetch: 0,
+            fetch: FetchNumber::default(),
             held: Vec::new(),
             transfer: Transfer::new(fabric, peers),
             routes: Routes::default(),

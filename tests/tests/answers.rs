@@ -1,0 +1,50 @@
+//! Which connections a replica answers on.
+
+use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
+use conclave_consensus::kv::Transaction;
+use conclave_consensus::message::RequestBody;
+use conclave_consensus::types::{RequestNumber, SessionId};
+use conclave_consensus::wire;
+use conclave_tests::asker::{Asker, block_on};
+use conclave_tests::{Cluster, wait};
+
+/// Not the primary, so that what it is sent is a copy.
+const BACKUP: usize = 1;
+
+#[test]
+fn a_request_sent_once_is_no_question_and_one_sent_again_is() {
+    let cluster = Cluster::start();
+    let height = || cluster.nodes[BACKUP].status_number("height");
+    let executed_after = |before: u64| {
+        wait::until("the request to be executed", || match height()? {
+            height if height > before => Ok(()),
+            height => Err(format!("height {height}")),
+        });
+    };
+    block_on(async {
+        let mut asker = Asker::connect(&cluster, 1, BACKUP).await;
+        let open = RequestBody::OpenSession { opened: 0, close: None, nonce: [7; 16] };
+        let open = asker.sign(open);
+        asker.ask([ClientFrame::Submit { request: open, resent: false }]).await;
+        let NodeFrame::Replies(_) = asker.answer().await else { panic!("every client is told") };
+        let put = |number| RequestBody::Submit {
+            session: SessionId(1),
+            number: RequestNumber(number),
+            acknowledged: RequestNumber(0),
+            operations: wire::encode(&Transaction::put(b"k", b"v")),
+        };
+        let requests = [1, 2].map(|number| asker.sign(put(number)));
+        for request in &requests {
+            let before = height().expect("a height");
+            asker.ask([ClientFrame::Submit { request: request.clone(), resent: false }]).await;
+            executed_after(before);
+        }
+        let [_, last] = requests;
+        let digest = last.digest();
+        asker.ask([ClientFrame::Submit { request: last, resent: true }]).await;
+        let NodeFrame::Replies(replies) = asker.answer().await else { panic!("it is looked up") };
+        let answered: Vec<_> = replies.results.iter().map(|entry| entry.request).collect();
+        assert_eq!(answered, [digest], "what was not asked for is not answered");
+        asker.leave().await;
+    });
+}
