@@ -129,7 +129,7 @@ fn a_bench_without_an_answer_fails_and_says_what_to_do() {
     let bench = ["--timeout", "300ms", "bench", "--warm-up", "0s", "--duration", "1s"];
     let output = run(&cluster, &bench);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no transaction was answered"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot reach enough replicas"), "{}", stderr(&output));
 }
 
 #[test]
