@@ -139,7 +139,7 @@ fn copies_reach_all_replicas_though_nothing_else_is_sent_to_them() {
         // The first one opened the session; every sixteenth after it is copied, and no other goes to all by then.
         let copied = cluster.ordered()[32].digest();
         let arrived = async {
-            while !cluster.received_by_all().contains(&copied) {
+            while !cluster.received_by_all(&copied) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -6,7 +6,7 @@ use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
 use conclave_consensus::message::{Request, RequestBody, SignedRequest};
 use conclave_consensus::wire;
 use conclave_crypto::Digest;
-use conclave_crypto::framing::{FRAME_HEADER, Hello, PROTOCOL_VERSION, Role};
+use conclave_crypto::framing::FRAME_HEADER;
 use conclave_crypto::keys::SecretKey;
 use quinn::{RecvStream, SendStream};
 use std::time::Duration;
@@ -32,13 +32,7 @@ impl Asker {
         let genesis = conclave_config::genesis::load(cluster.genesis()).expect("a genesis");
         let member = &genesis.membership.members[replica];
         let key = SecretKey::read_pem(cluster.client_home(client).join("key")).expect("a key");
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            role: Role::Client,
-            cluster: genesis.cluster(),
-            from: Hello::NO_REPLICA,
-            to: member.id.0,
-        };
+        let hello = To::Clients.hello(genesis.cluster(), member.id);
         let address = member.client_address.parse().expect("an address");
         let stranger = Stranger::connect(To::Clients, address, &key, member.key)
             .await
@@ -90,16 +84,4 @@ async fn next(receive: &mut RecvStream) -> Vec<u8> {
         payload
     };
     tokio::time::timeout(PATIENCE, read).await.expect("an answer in time")
-}
-
-/// Runs this on the calling thread.
-///
-/// # Panics
-/// If there can be no runtime.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
 }

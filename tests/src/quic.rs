@@ -1,6 +1,10 @@
 //! A connection of our own to a replica, to say what no correct peer or client would.
 
-use conclave_crypto::framing::{ALPN_CLIENT, ALPN_PEER, CloseCode, Hello, frame_header};
+use conclave_consensus::types::ReplicaId;
+use conclave_crypto::Digest;
+use conclave_crypto::framing::{
+    ALPN_CLIENT, ALPN_PEER, CloseCode, Hello, PROTOCOL_VERSION, Role, frame_header,
+};
 use conclave_crypto::keys::{PublicKey, SecretKey};
 use conclave_crypto::tls;
 use conclave_crypto::transport_limits::TransportLimits;
@@ -18,6 +22,30 @@ pub enum To {
     Peers,
     /// That for clients.
     Clients,
+}
+
+impl To {
+    /// What opens a stream there to this replica: of replica 0 among replicas, of a client among clients.
+    #[must_use]
+    pub fn hello(self, cluster: Digest, to: ReplicaId) -> Hello {
+        let (role, from) = match self {
+            Self::Peers => (Role::Peer, 0),
+            Self::Clients => (Role::Client, Hello::NO_REPLICA),
+        };
+        Hello { version: PROTOCOL_VERSION, role, cluster, from, to: to.0 }
+    }
+}
+
+/// Runs this on the calling thread, which must not wait for what it does by other means.
+///
+/// # Panics
+/// If there can be no runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
 }
 
 /// The first byte of the stream between replicas on which votes go.

@@ -5,7 +5,8 @@ use conclave_consensus::kv::Transaction;
 use conclave_consensus::message::RequestBody;
 use conclave_consensus::types::{RequestNumber, SessionId};
 use conclave_consensus::wire;
-use conclave_tests::asker::{Asker, block_on};
+use conclave_tests::asker::Asker;
+use conclave_tests::quic::block_on;
 use conclave_tests::{Cluster, wait};
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,8 @@
 
 use conclave_consensus::client_wire::{ClientFrame, NodeFrame};
 use conclave_consensus::message::RequestBody;
-use conclave_tests::asker::{Asker, block_on};
+use conclave_tests::asker::Asker;
+use conclave_tests::quic::block_on;
 use conclave_tests::traitor::Attack;
 use conclave_tests::{Cluster, Setup, Workload, audit, wait};
 use std::time::{Duration, Instant};

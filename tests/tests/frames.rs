@@ -1,8 +1,8 @@
 //! Bytes that no correct peer or client sends, from one that got through the handshake.
 
-use conclave_crypto::framing::{CloseCode, Hello, PROTOCOL_VERSION, Role};
+use conclave_crypto::framing::{CloseCode, Hello, Role};
 use conclave_crypto::keys::SecretKey;
-use conclave_tests::quic::{BODY_STREAM, Stranger, To, frame};
+use conclave_tests::quic::{BODY_STREAM, Stranger, To, block_on, frame};
 use conclave_tests::{Cluster, audit, wait};
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use std::net::SocketAddr;
@@ -21,23 +21,15 @@ impl Target {
     fn new(cluster: &Cluster, to: To) -> Self {
         let genesis = conclave_config::genesis::load(cluster.genesis()).expect("a genesis");
         let member = &genesis.membership.members[1];
-        let (address, home, role, from) = match to {
-            To::Peers => (&member.address, cluster.nodes[0].home.clone(), Role::Peer, 0),
-            To::Clients => {
-                (&member.client_address, cluster.client_home(0), Role::Client, Hello::NO_REPLICA)
-            }
+        let (address, home) = match to {
+            To::Peers => (&member.address, cluster.nodes[0].home.clone()),
+            To::Clients => (&member.client_address, cluster.client_home(0)),
         };
         Self {
             to,
             address: address.parse().expect("an address"),
             key: SecretKey::read_pem(home.join("key")).expect("a key"),
-            hello: Hello {
-                version: PROTOCOL_VERSION,
-                role,
-                cluster: genesis.cluster(),
-                from,
-                to: 1,
-            },
+            hello: to.hello(genesis.cluster(), member.id),
             expected: member.key,
         }
     }
@@ -58,14 +50,6 @@ impl Target {
         }
         stranger.closed().await.0
     }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
 }
 
 /// A header that claims this many bytes.

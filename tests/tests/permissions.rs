@@ -1,8 +1,7 @@
 //! Who may do what, and what everybody else is told.
 
-use conclave_crypto::framing::{Hello, PROTOCOL_VERSION, Role};
 use conclave_crypto::keys::SecretKey;
-use conclave_tests::quic::{Stranger, To};
+use conclave_tests::quic::{Stranger, To, block_on};
 use conclave_tests::{Cluster, Setup, binaries, command};
 use std::net::SocketAddr;
 
@@ -57,19 +56,8 @@ fn admitted(to: To, address: &str, key: &SecretKey, cluster: &Cluster, index: us
     let genesis = conclave_config::genesis::load(cluster.genesis()).expect("a genesis");
     let member = &genesis.membership.members[index];
     let address: SocketAddr = address.parse().expect("an address");
-    let (role, from) = match to {
-        To::Peers => (Role::Peer, 0),
-        To::Clients => (Role::Client, Hello::NO_REPLICA),
-    };
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        role,
-        cluster: genesis.cluster(),
-        from,
-        to: member.id.0,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
-    runtime.block_on(async {
+    let hello = to.hello(genesis.cluster(), member.id);
+    block_on(async {
         // In TLS 1.3 this side may be through before the other has judged its key.
         let Ok(stranger) = Stranger::connect(to, address, key, member.key).await else {
             return false;

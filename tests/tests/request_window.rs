@@ -7,9 +7,8 @@ use conclave_consensus::kv::{Operation, Transaction};
 use conclave_consensus::message::{Request, RequestBody, SignedRequest, kind};
 use conclave_consensus::types::{RequestNumber, SessionId};
 use conclave_consensus::wire;
-use conclave_crypto::framing::{Hello, PROTOCOL_VERSION, Role};
 use conclave_crypto::signature::signing_bytes;
-use conclave_tests::quic::{Stranger, To, frame};
+use conclave_tests::quic::{Stranger, To, block_on, frame};
 use conclave_tests::{Cluster, audit, workload::Acknowledged, workload::Written};
 use std::time::Duration;
 
@@ -72,13 +71,7 @@ fn a_number_beyond_the_window_or_of_no_session_changes_nothing() {
     let cluster = Cluster::start();
     let home = ClientHome::load(cluster.client_home(0)).expect("a home");
     let member = &home.genesis.membership.members[1];
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        role: Role::Client,
-        cluster: home.cluster,
-        from: Hello::NO_REPLICA,
-        to: 1,
-    };
+    let hello = To::Clients.hello(home.cluster, member.id);
     let put = Operation::Put { key: b"smuggled".to_vec(), value: b"1".to_vec() };
     let operations = wire::encode(&Transaction { then: vec![put], ..Transaction::default() });
     let body = |session, number, acknowledged| RequestBody::Submit {
@@ -109,10 +102,9 @@ fn a_number_beyond_the_window_or_of_no_session_changes_nothing() {
         }
         payload
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
     let address = member.client_address.parse().expect("an address");
     for payload in frames {
-        runtime.block_on(async {
+        block_on(async {
             let stranger = Stranger::connect(To::Clients, address, &home.key, member.key)
                 .await
                 .expect("a known key");

@@ -144,12 +144,10 @@ impl Sequencer {
         self.shared.lock().unwrap().replicas[replica].mode = mode;
     }
 
-    /// What every replica was sent, and not because an answer did not come.
-    pub(crate) fn received_by_all(&self) -> BTreeSet<Digest> {
+    /// Whether every replica was sent this request, and not because an answer did not come.
+    pub(crate) fn received_by_all(&self, request: &Digest) -> bool {
         let shared = self.shared.lock().unwrap();
-        let mut sets = shared.replicas.iter().map(|replica| replica.received.clone());
-        let first = sets.next().unwrap();
-        sets.fold(first, |all, one| &all & &one)
+        shared.replicas.iter().all(|replica| replica.received.contains(request))
     }
 
     /// Every request that was ordered, in order.

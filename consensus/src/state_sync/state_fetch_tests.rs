@@ -43,6 +43,14 @@ fn certified(storage: &MemoryStorage, height: u64) -> TransferTarget {
     target
 }
 
+/// A fetch of a state at height 10 or above it that goes for this server's, of which the first peer named one at 20.
+fn fetch_from(server: &MemoryStorage, storage: &MemoryStorage) -> StateFetch {
+    let mut fetch = fetch();
+    fetch.begin(Sequence(10), FIRST, 0).unwrap();
+    say(&mut fetch, PEERS[0], named(&certified(server, 20)), 0, storage);
+    fetch
+}
+
 fn named(target: &TransferTarget) -> TransferMessage {
     TransferMessage::Target(Some(Box::new(target.clone())))
 }
@@ -156,9 +164,7 @@ fn a_state_that_is_too_old_or_not_certified_is_not_chosen() {
 #[test]
 fn where_nobody_serves_the_state_any_more_all_are_asked_again_and_who_named_it_is_not_heard() {
     let (storage, server) = (state(&Rows::new()), state(&many(300, &[7; 100])));
-    let mut fetch = fetch();
-    fetch.begin(Sequence(10), FIRST, 0).unwrap();
-    say(&mut fetch, PEERS[0], named(&certified(&server, 20)), 0, &storage);
+    let mut fetch = fetch_from(&server, &storage);
     let mut actions = fetch.poll(0).unwrap();
     while asked(&actions).is_empty() {
         let mut next = Vec::new();
@@ -185,9 +191,7 @@ fn where_nobody_serves_the_state_any_more_all_are_asked_again_and_who_named_it_i
 #[test]
 fn a_newer_state_is_searched_where_the_one_under_way_is_too_old() {
     let (storage, server) = (state(&Rows::new()), state(&many(300, &[7; 100])));
-    let mut fetch = fetch();
-    fetch.begin(Sequence(10), FIRST, 0).unwrap();
-    say(&mut fetch, PEERS[0], named(&certified(&server, 20)), 0, &storage);
+    let mut fetch = fetch_from(&server, &storage);
     assert_eq!(asked(&fetch.begin(Sequence(21), FIRST, 1).unwrap()), PEERS);
     let newer = certified(&server, 21);
     assert!(chosen(&say(&mut fetch, PEERS[0], named(&newer), 2, &storage)).is_some());

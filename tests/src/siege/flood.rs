@@ -13,7 +13,6 @@ use conclave_consensus::kv::Transaction;
 use conclave_consensus::message::{REQUEST_WINDOW, Request, RequestBody, SignedRequest};
 use conclave_consensus::types::{ClientId, RequestNumber, SessionId};
 use conclave_consensus::wire;
-use conclave_crypto::framing::{Hello, PROTOCOL_VERSION, Role};
 use conclave_crypto::keys::SecretKey;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -180,13 +179,7 @@ async fn shout(
     for member in home.genesis.membership.members.clone() {
         let (writes, home) = (Arc::clone(&writes), Arc::clone(home));
         let (stop, sent) = (Arc::clone(stop), Arc::clone(sent));
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            role: Role::Client,
-            cluster: home.cluster,
-            from: Hello::NO_REPLICA,
-            to: member.id.0,
-        };
+        let hello = To::Clients.hello(home.cluster, member.id);
         loops.spawn(async move {
             let address = member.client_address.parse().expect("a testnet's address");
             while !stop.load(Ordering::Relaxed) {
